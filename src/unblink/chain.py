@@ -1,0 +1,118 @@
+"""The hops of a watch's chain and their settings: the one vocabulary that every verb shares.
+
+A chain is client -> gateway -> apiservers. A setting stands here once, with its unit in its name or
+type; ``None`` means that the hop does not use the setting at all.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class TcpKeepalive:
+    """SO_KEEPALIVE with TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT (tcp(7)); whole seconds, as the kernel takes them."""
+
+    time_s: int
+    interval_s: int
+    probes: int
+
+    @property
+    def detects_after_s(self) -> int:
+        """Seconds from the last received segment until an idle connection ends: T + I*P."""
+        return self.time_s + self.interval_s * self.probes
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Ping:
+    """Envoy's ``connection_keepalive``: a PING each interval (15 % jitter), the connection ends when its ack is late."""
+
+    interval_ms: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Active HTTP health check of each apiserver."""
+
+    path: str
+    interval_ms: int
+    timeout_ms: int
+    unhealthy_threshold: int
+    close_connections_on_host_health_failure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The server leg: how the gateway talks to the apiservers, and what it notices there."""
+
+    connect_timeout_ms: int = 1000
+    retries: int = 2
+    tcp_keepalive: TcpKeepalive | None = None
+    tcp_user_timeout_ms: int | None = None
+    http2_ping: Http2Ping | None = None
+    health_check: HealthCheck | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one side of a TLS connection."""
+
+    ca: Path
+    certificate: Path
+    private_key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where the gateway accepts clients; plain text where ``tls`` is None, as the incident's port 80."""
+
+    address: str
+    port: int
+    tls: TlsFiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apiserver:
+    """One kube-apiserver instance behind the gateway."""
+
+    name: str
+    address: str
+    port: int = 6443
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The L7 gateway in the middle. ``*_timeout_ms`` of None is off (Envoy: 0 s)."""
+
+    upstream: Upstream = field(default_factory=Upstream)
+    stream_idle_timeout_ms: int | None = None
+    watch_idle_timeout_ms: int | None = None
+    hosts: tuple[str, ...] = ("*",)
+    listeners: tuple[Listener, ...] = ()
+    apiserver_ca: Path | None = None
+    apiserver_sni: str = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The watcher's policy, as far as it decides how long the watch can be blind.
+
+    ``deadline_ms`` is a limit of the client's own on a silent watch; client-go has none.
+    ``retry_after_reset_ms`` is the longest it waits between a broken stream and its next request.
+    """
+
+    kind: str
+    retry_after_reset_ms: int
+    deadline_ms: int | None = None
+    relists_after_reset: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Client, gateway and apiservers of one watch."""
+
+    client: Client
+    gateway: Gateway
+    apiservers: tuple[Apiserver, ...] = ()
+    writer_period_ms: int = 500
+    server_connection_busy: bool = False
