@@ -98,21 +98,38 @@ class Client:
     """The watcher's policy, as far as it decides how long the watch can be blind.
 
     ``deadline_ms`` is a limit of the client's own on a silent watch; client-go has none.
-    ``retry_after_reset_ms`` is the longest it waits between a broken stream and its next request.
+    ``retry_after_reset_ms`` is the longest it waits between a broken stream and its next request, and
+    ``requests_until_state`` counts the requests from there until it holds the present state again.
     """
 
     kind: str
     retry_after_reset_ms: int
+    requests_until_state: int
     deadline_ms: int | None = None
-    relists_after_reset: bool = True
+
+
+CLIENTS: dict[str, Client] = {
+    client.kind: client
+    for client in (
+        # wait.Backoff of client-go's Reflector: 800 ms, factor 2, jitter 1.0 (k8s.io/client-go/tools/cache/reflector.go)
+        Client("client-go", retry_after_reset_ms=1600, requests_until_state=1),
+        Client("reflector", retry_after_reset_ms=1600, requests_until_state=1),
+        # `kubectl get -w` ends with its stream; the lab's loop starts it again after 500 ms: discovery, then a list
+        Client("kubectl", retry_after_reset_ms=1000, requests_until_state=3),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Client, gateway and apiservers of one watch."""
+    """Client, gateway and apiservers of one watch.
+
+    ``busy_period_ms`` is the longest time between other requests on the watch's server connection, None where the
+    watch has the connection to itself. ``event_period_ms`` is the time between two events of the watched resource.
+    """
 
     client: Client
     gateway: Gateway
     apiservers: tuple[Apiserver, ...] = ()
-    writer_period_ms: int = 500
-    server_connection_busy: bool = False
+    event_period_ms: int = 500
+    busy_period_ms: int | None = None

@@ -31,10 +31,18 @@ CATALOGUE: dict[Fault, FaultInfo] = {
     info.fault: info
     for info in (
         FaultInfo(Fault.DROP, "the router drops every packet between gateway and apiserver", False, False),
-        FaultInfo(Fault.DROP_TO_APISERVER, "the router drops gateway -> apiserver; the other way still works", False, False),
-        FaultInfo(Fault.DROP_FROM_APISERVER, "the router drops apiserver -> gateway; the other way still works", False, False),
-        FaultInfo(Fault.DROP_GATEWAY_OUTPUT, "netfilter on the gateway drops its own packets to the apiserver", False, False),
-        FaultInfo(Fault.FREEZE, "the apiserver process is stopped (SIGSTOP); its kernel goes on answering", False, True),
+        FaultInfo(
+            Fault.DROP_TO_APISERVER, "the router drops gateway -> apiserver; the other way still works", False, False
+        ),
+        FaultInfo(
+            Fault.DROP_FROM_APISERVER, "the router drops apiserver -> gateway; the other way still works", False, False
+        ),
+        FaultInfo(
+            Fault.DROP_GATEWAY_OUTPUT, "netfilter on the gateway drops its own packets to the apiserver", False, False
+        ),
+        FaultInfo(
+            Fault.FREEZE, "the apiserver process is stopped (SIGSTOP); its kernel goes on answering", False, True
+        ),
         FaultInfo(Fault.KILL, "the apiserver process is killed (SIGKILL); its kernel closes its sockets", True, True),
         FaultInfo(Fault.ROLLING_RESTART, "each apiserver in turn ends gracefully (SIGTERM) and comes back", True, True),
         FaultInfo(

@@ -5,8 +5,8 @@ The host's TCP is told of such a drop (the send fails with EPERM), unlike of a d
 
 from socket import AF_INET
 
-from pyroute2.nftables.main import NFTables
 from pyroute2.nftables.expressions import ipv4addr, verdict
+from pyroute2.nftables.main import NFTables
 
 from unblink.lab.hosts.network import Host
 

@@ -8,7 +8,6 @@ Addresses come from 198.18.0.0/15 (RFC 2544: benchmarking). The loopback network
 addresses in 127.0.0.0/8 and no namespaces, where those are forbidden.
 """
 
-import asyncio
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

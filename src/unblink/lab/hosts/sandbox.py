@@ -117,7 +117,7 @@ def _fork(body: Callable[[], int]) -> int:
         status = 128 + signal.SIGINT
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
+    except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
