@@ -24,6 +24,8 @@ TCP_RETRIES2_S = 924.6
 GRACEFUL_END_S = 1.0
 """A drained apiserver ends its watches itself once its grace is over; the lab's grace is added by its chain's fault."""
 
+LEFT_IN_POOL = "; the dead connection stays in the pool, and each new request may meet it again"
+
 APISERVER_RETRANSMITS = frozenset({Fault.DROP_TO_APISERVER, Fault.DROP_GATEWAY_OUTPUT})
 """Faults in which the apiserver's own retransmissions still arrive, each of them setting the idle clock back to 0."""
 
@@ -88,12 +90,7 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
         recovery="re-watch" if fault is Fault.ROLLING_RESTART else "relist",
         exec_survives=exec_survives,
         parts_s=parts,
-        why=found[first].why
-        + (
-            "; the dead connection stays in the pool, and each new request may meet it again"
-            if leaves_connection
-            else ""
-        ),
+        why=found[first].why + (LEFT_IN_POOL if leaves_connection else ""),
     )
 
 
@@ -115,9 +112,7 @@ def tcp_keepalive(chain: Chain, fault: Fault) -> After | Never:
         idle_s = keepalive.time_s + keepalive.interval_s * probes
     if fault in APISERVER_RETRANSMITS:
         # The gaps between retransmissions double, so the first gap longer than D begins at most 2 D after the fault.
-        return After(
-            3 * idle_s, "retransmissions of the apiserver set the idle clock back until their gap is long enough"
-        )
+        return After(3 * idle_s, "retransmissions of the apiserver set the idle clock back for a while")
     return After(idle_s, "probes of the idle connection stay unanswered")
 
 
@@ -137,9 +132,7 @@ def tcp_user_timeout(chain: Chain, fault: Fault) -> After | Never:
     if not sent_after_ms:
         return Never("an idle connection has no unacknowledged data")
     # The timer is looked at when a retransmission is due, and the last gap before U may be as long as U again.
-    return After(
-        (min(sent_after_ms) + 2 * user_timeout_ms) / 1000, "data sent into the dead connection stays unacknowledged"
-    )
+    return After((min(sent_after_ms) + 2 * user_timeout_ms) / 1000, "data sent since the fault stays unacknowledged")
 
 
 def http2_ping(chain: Chain, fault: Fault) -> After | Never:
@@ -178,9 +171,7 @@ def client_deadline(chain: Chain, _fault: Fault) -> After | Never:
 def tcp_close(_chain: Chain, fault: Fault) -> After | Never:
     """The kernel of the apiserver's host closes the connection of a process that ended."""
     if CATALOGUE[fault].gateway_is_told:
-        return After(
-            GRACEFUL_END_S if fault is Fault.ROLLING_RESTART else 0.0, "the apiserver's kernel closed the connection"
-        )
+        return After(GRACEFUL_END_S if fault is Fault.ROLLING_RESTART else 0.0, "the connection was closed")
     return Never("no FIN or RST arrives")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class TcpKeepalive:
-    """SO_KEEPALIVE with TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT (tcp(7)); whole seconds, as the kernel takes them."""
+    """SO_KEEPALIVE with TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT (tcp(7)), in whole seconds."""
 
     time_s: int
     interval_s: int
@@ -24,7 +24,7 @@ class TcpKeepalive:
 
 @dataclass(frozen=True, slots=True)
 class Http2Ping:
-    """Envoy's ``connection_keepalive``: a PING each interval (15 % jitter), the connection ends when its ack is late."""
+    """Envoy's ``connection_keepalive``: a PING each interval (15 % jitter), the connection ends without its ack."""
 
     interval_ms: int
     timeout_ms: int
@@ -111,7 +111,7 @@ class Client:
 CLIENTS: dict[str, Client] = {
     client.kind: client
     for client in (
-        # wait.Backoff of client-go's Reflector: 800 ms, factor 2, jitter 1.0 (k8s.io/client-go/tools/cache/reflector.go)
+        # wait.Backoff of client-go's Reflector: 800 ms, factor 2, jitter 1.0 (client-go/tools/cache)
         Client("client-go", retry_after_reset_ms=1600, requests_until_state=1),
         Client("reflector", retry_after_reset_ms=1600, requests_until_state=1),
         # `kubectl get -w` ends with its stream; the lab's loop starts it again after 500 ms: discovery, then a list

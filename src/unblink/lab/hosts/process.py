@@ -70,7 +70,7 @@ def start(
     log, errors = folder / f"{name}.jsonl", folder / f"{name}.err"
     with host.entered(), log.open("ab") as out, errors.open("ab") as err:
         netns = str(Path("/proc/thread-self/ns/net").stat().st_ino)
-        variables = os.environ | {NETNS: netns, "HOME": str(folder)} | (environment or {})
+        variables = {**os.environ, NETNS: netns, "HOME": str(folder), **(environment or {})}
         variables.setdefault(OUTER_NETNS, netns)
         popen = subprocess.Popen(
             argv,
