@@ -72,8 +72,10 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
         why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if isinstance(verdict, Never))
         return Prediction(False, None, None, "none", exec_survives, (), why)
     first = min(found, key=lambda name: found[name].seconds)
+    ends_connection = found.keys() - STREAM_DETECTORS
+    decisive = min(ends_connection, key=lambda name: found[name].seconds) if ends_connection else first
     parts = (
-        (first, found[first].seconds),
+        (decisive, found[decisive].seconds),
         ("client's wait before it tries again", chain.client.retry_after_reset_ms / 1000),
         (
             "connect timeout where the next requests meet the dead apiserver",
@@ -82,15 +84,14 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
         ("time between two events", chain.event_period_ms / 1000),
         ("scheduling", SCHEDULING_S),
     )
-    leaves_connection = first in STREAM_DETECTORS
     return Prediction(
         recovers=True,
-        bound_s=None if leaves_connection else round(sum(seconds for _, seconds in parts), 3),
+        bound_s=round(sum(seconds for _, seconds in parts), 3) if ends_connection else None,
         ended_by=first,
         recovery="re-watch" if fault is Fault.ROLLING_RESTART else "relist",
         exec_survives=exec_survives,
         parts_s=parts,
-        why=found[first].why + (LEFT_IN_POOL if leaves_connection else ""),
+        why=found[first].why + ("" if ends_connection else LEFT_IN_POOL),
     )
 
 
