@@ -8,6 +8,7 @@ from __future__ import annotations  # an older Python must get as far as the mes
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -39,16 +40,14 @@ def install(venv: Path) -> None:
     if sys.version_info < (3, 11):
         version = ".".join(map(str, sys.version_info[:3]))
         raise CannotInstall(
-            f"unblink needs Python 3.11 or later, {sys.executable} is {version}; name another one: make PYTHON=python3.12"
+            f"unblink needs Python 3.11 or later, {sys.executable} is {version}; name another: make PYTHON=python3.12"
         )
     if not complete_once(venv):
-        try:
-            import ensurepip  # noqa: F401, PLC0415  # Debian packs it apart from python3
-        except ImportError:
+        if importlib.util.find_spec("ensurepip") is None:
             raise CannotInstall(
                 f"{sys.executable} cannot make virtual environments: it has no ensurepip "
                 "(on Debian and Ubuntu: apt install python3-venv)"
-            ) from None
+            )
         run(sys.executable, "-m", "venv", "--clear", venv)
     say(f"installing the locked packages into {venv.name} (about half a minute)")
     stamp(venv).write_text("unfinished\n")
