@@ -35,4 +35,4 @@ lock:  ## write requirements/dev.txt anew (needs uv)
 	  --all-extras --group dev --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(VENV).lock peers/*/bin .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) peers/*/bin .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements" / "dev.txt"
+LOCK = ROOT / "requirements" / "dev.txt"  # also what two runs at once take turns on
 
 
 class CannotInstall(Exception):
@@ -25,9 +25,8 @@ class CannotInstall(Exception):
 def main(venv: Path) -> int:
     try:
         if not complete(venv):
-            venv.parent.mkdir(parents=True, exist_ok=True)
-            with venv.with_name(venv.name + ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with LOCK.open() as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)
                 if not complete(venv):
                     install(venv)
     except (CannotInstall, OSError) as problem:
