@@ -1,7 +1,8 @@
 """A small apiserver-like upstream of its own process: HTTP/2 (h2) and HTTP/1.1 upgrades over TLS.
 
-`python upstream.py NAME CERTIFICATE-AND-KEY` prints its port. Every answer's body begins with NAME. A path with
-`watch` in its query stays open; with `end=clean`, `end=reset` or `end=exit` in it, it ends so after one second.
+`python upstream.py NAME CERTIFICATE-AND-KEY` prints its port and writes its TLS secrets to NAME.keys. Every
+answer's body begins with NAME. A path with `watch` in its query stays open; with `end=clean`, `end=reset` or
+`end=exit` in it, it ends so after half a second.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ class Upstream(asyncio.Protocol):
         self.h2.send_headers(stream, [(":status", "200"), ("server", "upstream")])
         self.h2.send_data(stream, self.name + b"\n", end_stream=not watch)
         if watch and "end=" in path:
-            asyncio.get_running_loop().call_later(1, self.end, stream, path.split("end=")[1])
+            asyncio.get_running_loop().call_later(0.5, self.end, stream, path.split("end=")[1])
 
     def end(self, stream: int, how: str) -> None:
         assert self.h2
@@ -83,6 +84,7 @@ class Upstream(asyncio.Protocol):
 async def main(name: str, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    context.keylog_filename = f"{name}.keys"
     context.set_alpn_protocols(["h2", "http/1.1"])
     server = await asyncio.get_running_loop().create_server(lambda: Upstream(name), "127.0.0.1", 0, ssl=context)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
