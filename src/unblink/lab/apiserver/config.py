@@ -40,6 +40,7 @@ class ApiserverConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     store_port: int = 2379
     store_timeout_ms: int = 2_000  # an unanswered store request fails after this
     shutdown_delay_ms: int = 0  # between SIGTERM (readyz fails) and GOAWAY
+    watch_grace_ms: int = 60_000  # between GOAWAY and the clean end of what is still open
     bookmark_period_ms: int = 60_000
     custom_resources: tuple[CustomResource, ...] = ()
     exec_enabled: bool = True
