@@ -49,8 +49,8 @@ REASONS: dict[str, Callable[[], str | None]] = {
 }
 REQUIRED_IN_CI = ("needs_go", "needs_namespaces")
 
-# reason -> how many tests were left out for it
-_left_out = pytest.StashKey[dict[str, int]]()
+_left_out = pytest.StashKey[dict[str, int]]()  # of the session: reason -> how many tests were left out for it
+_missing = pytest.StashKey[str]()  # of a test in CI: why it cannot run
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,7 +64,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not unmet:
             kept.append(item)
         elif IN_CI and unmet[0] in REQUIRED_IN_CI:
-            item.add_marker(pytest.mark.usefixtures("missing_in_ci"))
             item.stash[_missing] = reasons[unmet[0]]
             kept.append(item)
         else:
@@ -75,12 +74,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
-_missing = pytest.StashKey[str]()
-
-
-@pytest.fixture
-def missing_in_ci(request: pytest.FixtureRequest) -> None:
-    pytest.fail(f"CI must run this test: {request.node.stash[_missing]}", pytrace=False)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if reason := item.stash.get(_missing, None):
+        pytest.fail(f"CI must run this test: {reason}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
