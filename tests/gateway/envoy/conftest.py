@@ -26,15 +26,6 @@ T = TypeVar("T")
 HOST = "gateway.example"
 
 
-def wait_until(condition: Callable[[], T], within_s: float = 5) -> T:
-    """The first true value of ``condition``."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.02)
-    return value
-
-
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     """One certificate for the gateway (gateway.example) and for the apiservers (kubernetes)."""
@@ -48,6 +39,15 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     return files
 
 
+def until(condition: Callable[[], T], within_s: float = 10) -> T:
+    """The first true value of ``condition``."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.02)
+    return value
+
+
 @dataclass(frozen=True)
 class Running:
     """One Envoy and its folder; its listeners are plain and TLS, in this order."""
@@ -55,6 +55,7 @@ class Running:
     folder: Path
     process: subprocess.Popen[bytes]
     ports: tuple[int, int]
+    until = staticmethod(until)
 
     @property
     def admin(self) -> Path:
@@ -70,12 +71,17 @@ class Running:
     def rows(self) -> list[access_log.Row]:
         return access_log.read(self.folder / "access.jsonl")
 
-    def ended(self, path: str, within_s: float = 5) -> access_log.Row:
+    def ended(self, path: str) -> access_log.Row:
         """The last row of the stream with this path."""
-        rows = wait_until(
-            lambda: [row for row in self.rows() if row.path == path and row.type == "DownstreamEnd"], within_s
+        return self.until(lambda: [row for row in self.rows() if row.path == path and row.type == "DownstreamEnd"])[0]
+
+    def watch_of_age(self, at_least_ms: int) -> access_log.Row:
+        """The only open watch, once the log shows it at this age."""
+        rows = self.until(
+            lambda: [row for row in access_log.open_watches(self.rows()) if row.duration_ms >= at_least_ms]
         )
-        return rows[0]
+        (row,) = rows
+        return row
 
 
 class Http2Client:
@@ -103,7 +109,7 @@ class Http2Client:
         self.socket.sendall(self.h2.data_to_send())
         return stream
 
-    def wait(self, stream: int, *kinds: type[h2.events.Event], within_s: float = 5) -> h2.events.Event:
+    def wait(self, stream: int, *kinds: type[h2.events.Event], within_s: float = 10) -> h2.events.Event:
         """The first event of ``kinds`` on the stream."""
         deadline = time.monotonic() + within_s
         while True:
@@ -173,7 +179,7 @@ class Bench:
         for cluster in config.CLUSTERS:
             endpoints.write_endpoints(folder / "eds", cluster, apiservers)
         started = self._start(process.argv(folder / "envoy.json", folder / "envoy.log"), folder)
-        ready = wait_until(
+        ready = until(
             lambda: started.poll() is not None or asyncio.run(admin.ready(folder / "admin.sock")), within_s=20
         )
         assert ready and started.returncode is None, (folder / "envoy.log").read_text()
@@ -189,7 +195,7 @@ class Bench:
 
     def upgraded(self, running: Running, protocol: str) -> socket.socket:
         """A connection that was upgraded through the gateway, as an exec session is."""
-        connection = self.cleanup.enter_context(socket.create_connection(("127.0.0.1", running.ports[0]), timeout=5))
+        connection = self.cleanup.enter_context(socket.create_connection(("127.0.0.1", running.ports[0]), timeout=10))
         connection.sendall(
             f"GET /exec HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n".encode()
         )

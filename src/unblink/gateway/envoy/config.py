@@ -28,6 +28,11 @@ _PREVIOUS_HOSTS = f"{_EXTENSIONS}retry.host.previous_hosts.v3.PreviousHostsPredi
 
 _UPGRADES = ("websocket", "spdy/3.1")
 _NO_LIMIT = 4294967295
+
+# What kube-apiserver allows on one connection. Left to itself Envoy takes more for as long as a new connection has
+# not brought the server's SETTINGS, and what a burst of watches has over 100 is then refused.
+_STREAMS_PER_CONNECTION = 100
+
 _TCP_USER_TIMEOUT = {"level": 6, "name": 18}
 
 # Streams that stay open are logged when they start, then once a second, then when they end.
@@ -219,7 +224,8 @@ def _cluster(gateway: Gateway, name: str, endpoints: Path, key_log: Path | None,
             **_key_log(key_log),
         },
     }
-    protocol = {"http2_protocol_options": _ping(upstream.http2_ping)} if http2 else {"http_protocol_options": {}}
+    http2_options = {"max_concurrent_streams": _STREAMS_PER_CONNECTION, **_ping(upstream.http2_ping)}
+    protocol = {"http2_protocol_options": http2_options} if http2 else {"http_protocol_options": {}}
     thresholds = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _NO_LIMIT)
     return {
         "name": name,
