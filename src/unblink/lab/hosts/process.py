@@ -39,6 +39,11 @@ class Process:
         """Send a signal, unless the process has ended already."""
         self._popen.send_signal(signum)
 
+    def is_stopped(self) -> bool:
+        """Whether the kernel reports it as stopped by a signal (waitid(2), WSTOPPED)."""
+        found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        return found is not None and found.si_pid == self.pid
+
     async def ended(self) -> int:
         """Wait until it has ended; its return code."""
         await self._ended.wait()

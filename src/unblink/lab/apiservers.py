@@ -1,0 +1,153 @@
+"""How the lab starts its store and apiservers, embedded or real, and asks them whether they are ready."""
+
+import asyncio
+import http.client
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from unblink.chain import Apiserver
+from unblink.lab.apiserver.config import ApiserverConfig, CustomResource, StoreConfig
+from unblink.lab.hosts.network import Host
+from unblink.lab.hosts.process import Process, start
+from unblink.lab.secrets import SERVER_NAME, Secrets
+
+ASSETS = "KUBEBUILDER_ASSETS"
+STORE_PORT = 2379
+REQUEST_TIMEOUT_S = 3.0
+WATCH_GRACE_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What all apiservers of a run share. ``assets`` holds kube-apiserver and etcd; None is the embedded one."""
+
+    secrets: Secrets
+    bookmark_period_ms: int
+    custom_resources: tuple[CustomResource, ...] = ()
+    assets: Path | None = None
+
+
+def assets() -> Path:
+    """The folder that KUBEBUILDER_ASSETS names.
+
+    Raises:
+        LookupError: it is not set, or lacks one of the two programs.
+    """
+    folder = os.environ.get(ASSETS)
+    if not folder:
+        raise LookupError(
+            f"--apiserver real needs {ASSETS} to name a folder with kube-apiserver and etcd; it is not set"
+        )
+    for program in ("kube-apiserver", "etcd"):
+        if not os.access(Path(folder) / program, os.X_OK):
+            raise LookupError(f"--apiserver real: {ASSETS}={folder} has no executable {program}")
+    return Path(folder).resolve()
+
+
+def start_store(host: Host, folder: Path, servers: Servers) -> Process:
+    """The one store of a chain."""
+    if servers.assets is None:
+        config = StoreConfig(address=host.address, port=STORE_PORT)
+        (folder / "store.json").write_bytes(msgspec.json.encode(config))
+        return start(
+            host, "store", [sys.executable, "-m", "unblink.lab.apiserver.store", "--config", "store.json"], folder
+        )
+    url = f"http://{host.address}:{STORE_PORT}"
+    argv = [str(servers.assets / "etcd"), "--data-dir=etcd", f"--listen-client-urls={url}"]
+    argv += [f"--advertise-client-urls={url}", f"--listen-peer-urls=http://{host.address}:2380", "--unsafe-no-fsync"]
+    return start(host, "store", argv, folder)
+
+
+def start_apiserver(host: Host, at: Apiserver, store: Host, folder: Path, servers: Servers) -> Process:
+    """One apiserver instance on its host."""
+    tls = servers.secrets.tls
+    if servers.assets is None:
+        config = ApiserverConfig(
+            name=at.name,
+            address=at.address,
+            port=at.port,
+            ca=str(tls.ca),
+            certificate=str(tls.certificate),
+            private_key=str(tls.private_key),
+            token_file=str(servers.secrets.token_auth_file),
+            store_address=store.address,
+            store_port=STORE_PORT,
+            watch_grace_ms=WATCH_GRACE_MS,
+            bookmark_period_ms=servers.bookmark_period_ms,
+            custom_resources=servers.custom_resources,
+        )
+        (folder / f"{at.name}.json").write_bytes(msgspec.json.encode(config))
+        argv: Sequence[str] = [sys.executable, "-m", "unblink.lab.apiserver", "--config", f"{at.name}.json"]
+        return start(host, at.name, argv, folder)
+    flags = {
+        "etcd-servers": f"http://{store.address}:{STORE_PORT}",
+        "bind-address": at.address,
+        "advertise-address": at.address,
+        "secure-port": str(at.port),
+        "tls-cert-file": str(tls.certificate),
+        "tls-private-key-file": str(tls.private_key),
+        "client-ca-file": str(tls.ca),
+        "token-auth-file": str(servers.secrets.token_auth_file),
+        "service-account-issuer": f"https://{SERVER_NAME}",
+        "service-account-key-file": str(tls.private_key),
+        "service-account-signing-key-file": str(tls.private_key),
+        "service-cluster-ip-range": "10.0.0.0/24",
+        "authorization-mode": "AlwaysAllow",
+        "disable-admission-plugins": "ServiceAccount",
+        "cert-dir": at.name,
+    }
+    argv = [str(servers.assets / "kube-apiserver"), *(f"--{name}={value}" for name, value in flags.items())]
+    return start(host, at.name, argv, folder)
+
+
+async def wait_ready(process: Process, source: Host, at: Apiserver, made: Secrets, timeout_s: float) -> str | None:
+    """Ask `at` from the host `source` for /readyz until it says ok; otherwise why it did not come up."""
+    last = "no answer"
+    try:
+        async with asyncio.timeout(timeout_s):
+            while process.returncode is None:
+                try:
+                    status, body = await request(source, at, made, "GET", "/readyz")
+                    if status == http.client.OK:
+                        return None
+                    last = f"/readyz answered {status}: {body[:200].decode(errors='replace')}"
+                except OSError as error:
+                    last = str(error)
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        return f"{at.name} was not ready within {timeout_s:.0f} s ({last})"
+    return f"{at.name} ended by itself with exit code {process.returncode}"
+
+
+async def request(
+    source: Host, at: Apiserver, made: Secrets, method: str, path: str, body: Mapping[str, object] | None = None
+) -> tuple[int, bytes]:
+    """One request of the lab's own, sent from a host of the chain. Status and body; raises OSError."""
+    return await asyncio.to_thread(_request, source, at, made, method, path, body)
+
+
+def _request(
+    source: Host, at: Apiserver, made: Secrets, method: str, path: str, body: Mapping[str, object] | None
+) -> tuple[int, bytes]:
+    context = ssl.create_default_context(cafile=str(made.tls.ca))
+    headers = {"Authorization": f"Bearer {made.token_file.read_text()}", "Content-Type": "application/json"}
+    with source.entered():
+        plain = socket.create_connection((at.address, at.port), timeout=REQUEST_TIMEOUT_S)
+    connection = http.client.HTTPSConnection(SERVER_NAME, at.port)
+    try:
+        with plain:
+            connection.sock = context.wrap_socket(plain, server_hostname=SERVER_NAME)
+            connection.request(method, path, msgspec.json.encode(body) if body is not None else None, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    finally:
+        connection.close()

@@ -1,0 +1,244 @@
+"""The faults at work: each begins and ends in one step, and each shows afterwards that it hit."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from unblink.faults import Fault
+from unblink.gateway.envoy.config import APISERVER, APISERVER_UPGRADE
+from unblink.lab.cell import LabError, Stage
+from unblink.lab.evidence.capture import seen
+from unblink.lab.hosts.netfilter import drop_output
+from unblink.lab.log import monotonic_s
+
+VICTIM, OTHER, REPLACEMENT = "apiserver-1", "apiserver-2", "apiserver-3"
+DEAF_TIMEOUT_S = 2.0
+IN_FLIGHT_S = 0.05
+"""What was on its way when a drop began has left the router by then."""
+
+Action = Callable[[Stage], Coroutine[None, None, None]]
+
+
+class CannotShow(Exception):
+    """This fault cannot be made where the lab runs now; the text says why. Its cells are unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a fault is done. `prepare` has no effect yet, `begin` and `end` are one step each, `follow` is what happens
+    in its wake (a new instance comes up), `proof` looks at the evidence and raises `CannotShow` when it has none."""
+
+    prepare: Action
+    begin: Action
+    follow: Action
+    end: Action
+    proof: Callable[[Stage], str]
+
+
+async def _nothing(_stage: Stage) -> None:
+    return
+
+
+async def _drop_on(stage: Stage) -> None:
+    await stage.net.drop(True)
+
+
+async def _drop_off(stage: Stage) -> None:
+    await stage.net.drop(False)
+
+
+def _between(*directions: str) -> Action:
+    async def prepare(stage: Stage) -> None:
+        gateway, victim = stage.net.hosts["gateway"].address, stage.net.hosts[VICTIM].address
+        flows = {"to": (gateway, victim), "from": (victim, gateway)}
+        await stage.net.prepare_drop([flows[direction] for direction in directions])
+
+    return prepare
+
+
+async def _vanish_prepare(stage: Stage) -> None:
+    victim = stage.net.hosts[VICTIM].address
+    await stage.net.prepare_drop([(victim, None), (None, victim)])
+
+
+async def _replace(stage: Stage) -> None:
+    """The process of the vanished host ends unheard, and its successor comes up under a new address."""
+    stage.expected_to_end.add(VICTIM)
+    stage.processes[VICTIM].send(signal.SIGKILL if stage.in_namespaces else signal.SIGSTOP)
+    await stage.start_apiserver(REPLACEMENT)
+    for cluster in (APISERVER, APISERVER_UPGRADE):
+        stage.publish(cluster, OTHER, REPLACEMENT)
+    stage.timeline.step("fault", "endpoints", names=[OTHER, REPLACEMENT])
+
+
+async def _output_on(stage: Stage) -> None:
+    await asyncio.to_thread(drop_output, stage.net.hosts["gateway"], stage.net.hosts[VICTIM].address, True)
+
+
+async def _output_off(stage: Stage) -> None:
+    await asyncio.to_thread(drop_output, stage.net.hosts["gateway"], stage.net.hosts[VICTIM].address, False)
+
+
+def _signal(signum: signal.Signals) -> Action:
+    async def send(stage: Stage) -> None:
+        if signum is signal.SIGKILL:
+            stage.expected_to_end.add(VICTIM)
+        stage.processes[VICTIM].send(signum)
+
+    return send
+
+
+async def _restart_each(stage: Stage) -> None:
+    for name in (VICTIM, OTHER):
+        stage.expected_to_end.add(name)
+        stage.processes[name].send(signal.SIGTERM)
+        stage.timeline.step("fault", "sigterm", name=name)
+        await stage.processes[name].ended()
+        await stage.start_apiserver(name)
+        stage.expected_to_end.discard(name)
+        stage.timeline.step("fault", "restarted", name=name)
+
+
+async def _deafen(stage: Stage) -> None:
+    stage.processes[VICTIM].send(signal.SIGUSR1)
+    journal = stage.journal(VICTIM)
+    if not await journal.wait_for(lambda line: line["event"] in {"deaf", "deaf-failed"}, DEAF_TIMEOUT_S):
+        raise LabError(f"cell {stage.cell.id}: {VICTIM} did not answer SIGUSR1")
+    failed = [line["error"] for line in journal.lines() if line["event"] == "deaf-failed"]
+    if failed:
+        raise CannotShow(f"the kernel refused the drop-all socket filter ({failed[-1]})")
+
+
+def _dropped_proof(*directions: str) -> Callable[[Stage], str]:
+    """Packets came to the router's one side and none left on its other side, in each direction that had any."""
+
+    def proof(stage: Stage) -> str:
+        assert stage.capture is not None
+        gateway, victim = stage.net.hosts["gateway"].address, stage.net.hosts[VICTIM].address
+        ways = {"to": ("gateway", gateway, VICTIM, victim), "from": (VICTIM, victim, "gateway", gateway)}
+        came = 0
+        for direction in directions:
+            near, source, far, destination = ways[direction]
+            since = stage.fault_s + IN_FLIGHT_S
+            came += seen(stage.capture.packets, near, src=source, dst=destination, since=since, outgoing=False)
+            if passed := seen(stage.capture.packets, far, src=source, dst=destination, since=since, outgoing=True):
+                raise CannotShow(f"{passed} packets from {near} to {far} passed the router after the drop began")
+        if not came:
+            raise CannotShow("no packet reached the router after the drop began")
+        return f"{came} packets came to the router and none left it"
+
+    return proof
+
+
+def _output_proof(stage: Stage) -> str:
+    assert stage.capture is not None
+    gateway, victim = stage.net.hosts["gateway"].address, stage.net.hosts[VICTIM].address
+    since = stage.fault_s + IN_FLIGHT_S
+    left = seen(stage.capture.packets, "gateway", src=gateway, dst=victim, since=since, outgoing=False)
+    arrived = seen(stage.capture.packets, VICTIM, src=victim, dst=gateway, since=since, outgoing=False)
+    if left:
+        raise CannotShow(f"{left} packets of the gateway left it after the drop began")
+    if not arrived:
+        raise CannotShow("the apiserver sent nothing that the gateway had to answer")
+    return f"{arrived} packets of the apiserver came to the router and the gateway answered none"
+
+
+def _frozen_proof(stage: Stage) -> str:
+    if not stage.processes[VICTIM].is_stopped():
+        raise CannotShow("the process was not stopped")
+    return "the kernel reports the process as stopped"
+
+
+def _killed_proof(stage: Stage) -> str:
+    code = stage.processes[VICTIM].returncode
+    if code != -signal.SIGKILL:
+        raise CannotShow(f"the process ended with {code}")
+    return "the process ended by SIGKILL"
+
+
+def _restarted_proof(stage: Stage) -> str:
+    restarted = [step["name"] for step in stage.timeline.steps if step["event"] == "restarted"]
+    if restarted != [VICTIM, OTHER]:
+        raise CannotShow(f"restarted were only {restarted}")
+    return "each apiserver ended by SIGTERM and came back"
+
+
+def _deaf_proof(stage: Stage) -> str:
+    filters = [line["sockets"] for line in stage.journal(VICTIM).lines() if line["event"] == "deaf"]
+    if not filters or not filters[-1]:
+        raise CannotShow("the drop-all filter is on no socket")
+    return f"a drop-all filter is on {filters[-1]} sockets of the apiserver"
+
+
+def _unavailable(what: str) -> Action:
+    async def refuse(_stage: Stage) -> None:
+        raise CannotShow(f"{what} needs network namespaces, which are forbidden here")
+
+    return refuse
+
+
+_both, _to, _from = ("to", "from"), ("to",), ("from",)
+
+IN_NAMESPACES: dict[Fault, Work] = {
+    Fault.DROP: Work(_between(*_both), _drop_on, _nothing, _drop_off, _dropped_proof(*_both)),
+    Fault.DROP_TO_APISERVER: Work(_between(*_to), _drop_on, _nothing, _drop_off, _dropped_proof(*_to)),
+    Fault.DROP_FROM_APISERVER: Work(_between(*_from), _drop_on, _nothing, _drop_off, _dropped_proof(*_from)),
+    Fault.DROP_GATEWAY_OUTPUT: Work(_nothing, _output_on, _nothing, _output_off, _output_proof),
+    Fault.FREEZE: Work(_nothing, _signal(signal.SIGSTOP), _nothing, _signal(signal.SIGCONT), _frozen_proof),
+    Fault.KILL: Work(_nothing, _signal(signal.SIGKILL), _nothing, _nothing, _killed_proof),
+    Fault.ROLLING_RESTART: Work(_nothing, _nothing, _restart_each, _nothing, _restarted_proof),
+    Fault.HOST_VANISHES: Work(_vanish_prepare, _drop_on, _replace, _drop_off, _dropped_proof(*_both)),
+}
+
+_hear = _signal(signal.SIGUSR2)
+
+ON_LOOPBACK: dict[Fault, Work] = IN_NAMESPACES | {
+    Fault.DROP: Work(_nothing, _deafen, _nothing, _hear, _deaf_proof),
+    Fault.DROP_TO_APISERVER: Work(_nothing, _deafen, _nothing, _hear, _deaf_proof),
+    Fault.DROP_FROM_APISERVER: Work(
+        _unavailable("a drop in this direction"), _nothing, _nothing, _nothing, _deaf_proof
+    ),
+    Fault.DROP_GATEWAY_OUTPUT: Work(_unavailable("netfilter"), _nothing, _nothing, _nothing, _deaf_proof),
+    Fault.HOST_VANISHES: Work(_nothing, _deafen, _replace, _nothing, _deaf_proof),
+}
+
+SHOWN_ON_LOOPBACK = {Fault.DROP: Fault.DROP_TO_APISERVER, Fault.HOST_VANISHES: Fault.DROP_TO_APISERVER}
+"""A filter on the apiserver's sockets stops what comes in; what the apiserver sends still arrives."""
+
+
+def as_shown(fault: Fault, *, loopback: bool) -> Fault:
+    """The fault that the bound has to be predicted for, where the lab can only make a weaker one."""
+    return SHOWN_ON_LOOPBACK.get(fault, fault) if loopback else fault
+
+
+async def observe(stage: Stage) -> None:
+    """Break the chain, watch it for the cell's time, mend it. Sets the stage's `fault_s` and its proof."""
+    work = (IN_NAMESPACES if stage.in_namespaces else ON_LOOPBACK)[stage.cell.fault]
+    await work.prepare(stage)
+    stage.fault_s = monotonic_s()
+    await work.begin(stage)
+    stage.timeline.step("fault", "on", at_s=stage.fault_s, fault=stage.cell.fault.value)
+    follow = asyncio.create_task(work.follow(stage))
+    try:
+        while monotonic_s() < stage.fault_s + stage.cell.observe_s:
+            await asyncio.sleep(0.2)
+            stage.check_alive()
+            if follow.done():
+                follow.result()
+        try:
+            stage.fault_evidence = work.proof(stage)
+            stage.fault_proven = True
+        except CannotShow as reason:
+            stage.fault_evidence = str(reason)
+            stage.fault_proven = False
+        stage.timeline.step("fault", "proof", proven=stage.fault_proven, evidence=stage.fault_evidence)
+    finally:
+        follow.cancel()
+
+
+async def mend(stage: Stage) -> None:
+    """End the fault, in one step."""
+    work = (IN_NAMESPACES if stage.in_namespaces else ON_LOOPBACK)[stage.cell.fault]
+    await work.end(stage)
+    stage.timeline.step("fault", "off")

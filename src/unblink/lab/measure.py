@@ -1,0 +1,114 @@
+"""From a cell's files to an `Observation` of each of its clients."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from unblink.gateway.envoy import access_log
+from unblink.lab import judge
+from unblink.lab.cell import Stage
+from unblink.lab.judge import Observation
+from unblink.lab.log import monotonic_s
+
+TOLERANCE_S = 2.0
+TOLERANCE_PERIODS = 4
+USER_AGENTS = {"kubectl": "kubectl", "reflector": "unblink", "client-go": "client-go-informer"}
+
+ENDED_BY = {
+    "gateway-stream-idle-timeout": "stream-idle-timeout",
+    "gateway-request-timeout": "stream-idle-timeout",
+    "server-closed": "tcp-close",
+    "server-reset": "tcp-close",
+}
+"""Detectors of `bounds.DETECTORS` by the codes of `access_log.ending`; ``server-connection-lost`` needs more evidence."""
+
+TIMERS = {"keepalive": "tcp-keepalive", "retransmit": "tcp-user-timeout", "persist": "tcp-user-timeout"}
+"""The detector that ends a connection, by the timer that its socket ran last."""
+
+
+def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observation:
+    """What one client of the cell went through. `realtime_ahead_s` is CLOCK_REALTIME less CLOCK_MONOTONIC."""
+    lines = stage.journal(client).lines()
+    held = judge.held_objects(lines)
+    written = [(line["t"], int(line["rv"])) for line in stage.journal("writer").lines() if line["event"] == "written"]
+    tolerance_s = max(TOLERANCE_S, TOLERANCE_PERIODS * stage.cell.event_period_ms / 1000)
+    blind = judge.blindness(held, written, stage.fault_s, stage.until_s, tolerance_s)
+    streams = _watch_streams(stage, client)
+    fault_unix_s = stage.fault_s + realtime_ahead_s
+    until_unix_s = stage.until_s + realtime_ahead_s
+    before = [row for row in streams if row.start_s <= fault_unix_s]
+    ports_before = {row.client for row in before}
+    ports_after = {row.client for row in streams if fault_unix_s < row.start_s <= until_unix_s}
+    served = max(before, key=lambda row: row.start_s, default=None)
+    ended = _ended_by(stage, served, until_unix_s, realtime_ahead_s) if served else None
+    return Observation(
+        blindness=blind,
+        observed_for_s=stage.until_s - stage.fault_s,
+        lost=judge.lost(held, written, stage.steady_s, stage.until_s - tolerance_s),
+        duplicated=judge.duplicated(lines),
+        relists=judge.relists(lines, stage.fault_s),
+        exec_survived=judge.exec_survived(stage.journal("exec").lines()),
+        client_port_changed=bool(ports_after - ports_before) if served else None,
+        watches_elsewhere=_watches_elsewhere(stage, client),
+        ended_by=ended,
+    )
+
+
+def _watch_streams(stage: Stage, client: str) -> list[access_log.Row]:
+    """The client's watches through the gateway, each by the last line that the access log has of it."""
+    latest: dict[str, access_log.Row] = {}
+    for row in access_log.read(stage.folder / "access.jsonl"):
+        if row.is_watch and USER_AGENTS[client] in (row.user_agent or ""):
+            latest[row.stream] = row
+    return list(latest.values())
+
+
+def _ended_by(stage: Stage, row: access_log.Row, until_unix_s: float, realtime_ahead_s: float) -> str | None:
+    ending = access_log.ending(row)
+    ended_s = row.start_s + row.duration_ms / 1000
+    if ending is None or ended_s > until_unix_s:
+        return None
+    if ending != "server-connection-lost":
+        return ENDED_BY.get(ending, ending)
+    if _stat(stage.folder / "stats.json", "cluster.apiserver.http2.keepalive_timeout"):
+        return "http2-ping"
+    timer = _last_timer(stage.folder / "sockets.jsonl", row.server_leg, ended_s - realtime_ahead_s)
+    return TIMERS.get(timer or "", "tcp-close")
+
+
+def _stat(path: Path, name: str) -> int:
+    return int(msgspec.json.decode(path.read_bytes()).get(name, 0)) if path.exists() else 0
+
+
+def _last_timer(path: Path, local: str | None, ended_s: float) -> str | None:
+    """The timer of the gateway's socket when it was seen last, if it was then waiting for an answer in vain."""
+    last: str | None = None
+    for line in path.read_bytes().splitlines():
+        table: dict[str, Any] = msgspec.json.decode(line)
+        if table["t"] > ended_s:
+            break
+        for row in table["sockets"]:
+            if table["host"] == "gateway" and row["local"] == local:
+                waits = row["probes"] or row["unacked"] or row["timer"] == "keepalive"
+                last = row["timer"] if waits else None
+    return last
+
+
+def _watches_elsewhere(stage: Stage, client: str) -> int:
+    agent = USER_AGENTS[client]
+    others: Sequence[str] = [name for name in stage.apiservers if name != "apiserver-1"]
+    return sum(
+        line["event"] == "watch-started"
+        and agent in str(line.get("user_agent"))
+        and stage.fault_s < line["t"] <= stage.until_s
+        for name in others
+        for line in stage.journal(name).lines()
+    )
+
+
+def realtime_ahead_s() -> float:
+    """CLOCK_REALTIME less CLOCK_MONOTONIC, now."""
+    return time.time() - monotonic_s()
