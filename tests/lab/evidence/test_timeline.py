@@ -18,7 +18,8 @@ def test_steps_of_the_lab_are_in_seconds_since_the_start() -> None:
     timeline = Timeline(start_s=monotonic_s() - 5)
     timeline.step("fault", "on", kind="drop")
     timeline.step("judge", "detector", at_s=timeline.start_s + 2.5, client="reflector")
-    on, detector = timeline.steps
+    start, on, detector = timeline.steps
+    assert start == {"t": 0, "who": "lab", "event": "start", "monotonic_s": round(timeline.start_s, 6)}
     assert 5 <= on["t"] < 6
     assert {**on, "t": 0} == {"t": 0, "who": "fault", "event": "on", "kind": "drop"}
     assert detector == {"t": 2.5, "who": "judge", "event": "detector", "client": "reflector"}
@@ -40,13 +41,14 @@ def test_all_files_and_steps_become_one_ordered_timeline(tmp_path: Path) -> None
     steps = timeline.write(tmp_path)
 
     assert [(step["t"], step["who"], step["event"]) for step in steps] == [
+        (0.0, "lab", "start"),
         (0.5, "apiserver-1", "ready"),
         (1.0, "writer", "written"),
         (1.25, "reflector", "object"),
         (2.0, "fault", "on"),
         (3.0, "writer", "written"),
     ]
-    assert steps[2] == {"t": 1.25, "who": "reflector", "event": "object", "rv": "7", "source": "watch"}
+    assert steps[3] == {"t": 1.25, "who": "reflector", "event": "object", "rv": "7", "source": "watch"}
     written = (tmp_path / "timeline.jsonl").read_bytes().splitlines()
     assert [msgspec.json.decode(line) for line in written] == steps
     assert timeline.write(tmp_path) == steps
@@ -57,7 +59,7 @@ def test_envoys_access_log_is_brought_to_the_same_clock(tmp_path: Path) -> None:
     line = {"start_s": f"{epoch + 2:.6f}", "type": "DownstreamStart", "path": "/x?watch=true", "duration_ms": None}
     ended = {**line, "type": "DownstreamEnd", "duration_ms": 1500}
     write(tmp_path / "access.jsonl", line, ended)
-    started_step, ended_step = Timeline().write(tmp_path)
+    _, started_step, ended_step = Timeline().write(tmp_path)
     assert (started_step["who"], started_step["event"], started_step["path"]) == (
         "gateway",
         "request-started",
@@ -85,6 +87,6 @@ def test_steps_are_ordered_by_time_and_those_of_one_moment_as_they_were_made(tim
         timeline.step("lab", "step", at_s=t, number=number)
     with tempfile.TemporaryDirectory() as folder:
         steps = timeline.write(Path(folder))
-    assert [(step["t"], step["number"]) for step in steps] == sorted(
+    assert [(step["t"], step["number"]) for step in steps[1:]] == sorted(
         (round(t, 6), number) for number, t in enumerate(times)
     )

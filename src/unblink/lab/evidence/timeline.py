@@ -23,11 +23,14 @@ Step = dict[str, Any]
 
 
 class Timeline:
-    """What the lab itself does in a cell, which starts ``start_s`` (CLOCK_MONOTONIC seconds), now by default."""
+    """What the lab itself does in a cell, which starts ``start_s`` (CLOCK_MONOTONIC seconds), now by default.
+
+    The first step, the lab's ``start``, tells that time as ``monotonic_s``: other evidence is on that clock.
+    """
 
     def __init__(self, start_s: float | None = None) -> None:
         self.start_s = monotonic_s() if start_s is None else start_s
-        self.steps: list[Step] = []
+        self.steps: list[Step] = [{"t": 0.0, "who": "lab", "event": "start", "monotonic_s": round(self.start_s, 6)}]
         self._start_epoch_s = time.time() - monotonic_s() + self.start_s
 
     def step(self, who: str, event: str, *, at_s: float | None = None, **fields: object) -> None:
@@ -76,4 +79,4 @@ def read(folder: Path, start_s: float, start_epoch_s: float) -> Iterator[Step]:
 def _access(line: Step, start_epoch_s: float) -> Step:
     started = float(line.pop("start_s")) - start_epoch_s
     event = _ACCESS_EVENTS[line.pop("type")]
-    return {"t": started + (line.get("duration_ms") or 0) / 1000, "who": "gateway", "event": event, **line}
+    return {"t": started + float(line.get("duration_ms") or 0) / 1000, "who": "gateway", "event": event, **line}
