@@ -123,11 +123,10 @@ class Exchange:
         except asyncio.CancelledError:
             if not self._gone:
                 self._end_cleanly()
-        except ClientGoneError:
-            pass
         except Exception as error:  # the edge: whatever an application raises is a 500 and a line
-            report(error, self._scope)
-            self._fail()
+            if not (self._gone and isinstance(error, OSError)):
+                report(error, self._scope)
+                self._fail()
         finally:
             self._wire.consumed(sum(len(message["body"]) for message in self._inbound))
             self._inbound.clear()

@@ -28,9 +28,7 @@ STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 CHUNK = 32_768
 OUTPUT_WAIT_S = 1.0  # for output of the ended process's own children
-FindPod = Callable[
-    [str, str], Awaitable[object]
-]  # by namespace and name; raises the ApiError of a pod that is not there
+FindPod = Callable[[str, str], Awaitable[object]]  # by namespace and name; raises the ApiError of an absent pod
 _PATH = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/exec")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from time import time
 from wsgiref.handlers import format_date_time
 
@@ -108,7 +109,8 @@ class Http1:
             self._changed()
         if self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             status, headers, body = response(bad_request(message))
-            self._write(h11.Response(status_code=status, headers=[*headers, (b"connection", b"close")]))
+            head = [*headers, (b"connection", b"close")]
+            self._write(h11.Response(status_code=status, headers=head, reason=HTTPStatus(status).phrase))
             self._write(h11.Data(data=body))
             self._write(h11.EndOfMessage())
         self._outlet.close()
@@ -122,7 +124,7 @@ class Http1:
         head = [*headers, (b"date", format_date_time(time()).encode())]
         if self._going_away:
             head.append((b"connection", b"close"))
-        self._write(h11.Response(status_code=status, headers=head))
+        self._write(h11.Response(status_code=status, headers=head, reason=HTTPStatus(status).phrase))
 
     def body(self, data: bytes, more: bool) -> None:
         if data:

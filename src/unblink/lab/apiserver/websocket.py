@@ -88,9 +88,10 @@ class WebSocket:
                     self._unread += len(message)
                     self._outlet.pause_reading(self._unread > MAX_UNREAD)
                     self._put({"type": "websocket.receive", "bytes": message})
-            case CloseConnection():
-                if self._connection is not None and self._connection.state is ConnectionState.REMOTE_CLOSING:
-                    self._write(event.response())
+            case CloseConnection() if self._connection is not None:
+                # Open still: wsproto has met what is no frame. Otherwise the client closes, and gets its answer.
+                failed = self._connection.state is ConnectionState.OPEN
+                self._write(CloseConnection(code=event.code) if failed else event.response())
                 self._disconnect(event.code)
                 self._outlet.close()
 
@@ -111,10 +112,9 @@ class WebSocket:
             code = 1000
         except asyncio.CancelledError:
             code = 1001
-        except ClientGoneError:
-            return
         except Exception as error:  # the edge, as in ``asgi``
-            report(error, self._scope)
+            if not (self._gone and isinstance(error, OSError)):
+                report(error, self._scope)
             code = 1011
         if self._gone or self._ended:
             return
