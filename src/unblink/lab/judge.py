@@ -131,6 +131,8 @@ class Observation:
     """Watches of this client that another apiserver got between the fault and the end."""
     ended_by: str | None
     """The detector of `bounds.DETECTORS` that ended the watch, another code for another ending, None for none."""
+    ended_s: float | None
+    """When that was, CLOCK_MONOTONIC seconds."""
 
 
 def judge(seen: Observation, predicted: Prediction) -> tuple[Verdict, str]:

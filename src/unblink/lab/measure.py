@@ -23,7 +23,7 @@ ENDED_BY = {
     "server-closed": "tcp-close",
     "server-reset": "tcp-close",
 }
-"""Detectors of `bounds.DETECTORS` by the codes of `access_log.ending`; ``server-connection-lost`` needs more evidence."""
+"""Detectors of `bounds.DETECTORS` by `access_log.ending`; ``server-connection-lost`` needs more evidence."""
 
 TIMERS = {"keepalive": "tcp-keepalive", "retransmit": "tcp-user-timeout", "persist": "tcp-user-timeout"}
 """The detector that ends a connection, by the timer that its socket ran last."""
@@ -54,6 +54,7 @@ def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observati
         client_port_changed=bool(ports_after - ports_before) if served else None,
         watches_elsewhere=_watches_elsewhere(stage, client),
         ended_by=ended,
+        ended_s=served.start_s + served.duration_ms / 1000 - realtime_ahead_s if served and ended else None,
     )
 
 

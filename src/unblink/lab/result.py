@@ -8,7 +8,7 @@ from unblink.lab.judge import Verdict
 
 
 class CellResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One client of one cell. Times are seconds; ``blind_s`` of None is blind to the end, ``bound_s`` of None no bound."""
+    """One client of one cell. Seconds; ``blind_s`` of None is blind to the end, ``bound_s`` of None no bound."""
 
     id: str
     cure: str

