@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import click
 import msgspec
@@ -94,8 +94,8 @@ def run(scenario: str, apiserver: str, real_time: bool, out: Path, output: str) 
         chosen = parts.scenario.load(scenario, real_time=real_time)
         assets = parts.apiservers.assets() if apiserver == "real" else None
         parts.envoy.binary()
-        with _Display([cell.id for cell in chosen.cells]) as display:
-            place = parts.run.run(chosen, parts.run.Options(out, assets), display.show)
+        display = _Display([cell.id for cell in chosen.cells])
+        place = parts.run.run(chosen, parts.run.Options(out, assets), display)
     except (
         parts.scenario.ScenarioError,
         parts.cell.LabError,
@@ -163,9 +163,12 @@ class _Display:
     def __init__(self, cells: list[str]) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._states = dict.fromkeys(cells, "waiting")
-        self._live = Live(self._table(), console=self._console, transient=True, refresh_per_second=4)
+        # Refreshed by hand: a thread beside the lab's forks would be asking for trouble.
+        self._live = Live(self._table(), console=self._console, transient=True, auto_refresh=False)
 
-    def __enter__(self) -> "_Display":
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
@@ -177,9 +180,7 @@ class _Display:
         """Note what a cell does now."""
         self._states[cell] = state
         if self._console.is_terminal:
-            if not self._live.is_started:
-                self._live.start()
-            self._live.update(self._table())
+            self._live.update(self._table(), refresh=True)
         else:
             self._console.print(f"{cell}: {state}")
 
@@ -226,4 +227,5 @@ def _columns(row: "CellResult") -> list[str]:
 def _summary(result: "Result") -> str:
     counts = {verdict: sum(row.verdict.value == verdict for row in result.cells) for verdict in EXIT_CODES}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    return f"{result.scenario}: {said}; the lab {'saw what it predicted' if result.verdict.value == 'pass' else 'did not see all that it predicted'}"
+    seen = "saw what it predicted" if result.verdict.value == "pass" else "did not see all that it predicted"
+    return f"{result.scenario}: {said}; the lab {seen}"

@@ -19,10 +19,11 @@ import msgspec
 import unblink
 from unblink.bounds import predict
 from unblink.faults import Fault
-from unblink.lab import apiservers, breaking, folder, measure, report, secrets
+from unblink.lab import apiservers, breaking, folder, measure, secrets
 from unblink.lab.cell import LabError, Stage, collect, prepared
 from unblink.lab.hosts import sandbox
 from unblink.lab.judge import Verdict, judge, merged
+from unblink.lab.report.page import render
 from unblink.lab.result import CellResult, Result
 from unblink.lab.scenario import Cell, Scenario
 
@@ -154,7 +155,7 @@ async def _run(
         cells=rows,
     )
     (place / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    (place / "report.html").write_text(report.render(msgspec.to_builtins(result), place), encoding="utf-8")
+    (place / "report.html").write_text(render(msgspec.to_builtins(result), place), encoding="utf-8")
 
 
 async def _measured(
