@@ -106,6 +106,7 @@ def test_every_value_that_we_accept_is_accepted_by_envoy(tmp_path: Path, tls: Tl
         (Gateway(apiserver_ca=None, listeners=(Listener("127.0.0.1", 0),)), "apiserver_ca"),
         (Gateway(apiserver_ca=Path("ca")), "listeners"),
         (Gateway(apiserver_ca=Path("ca"), listeners=(Listener("127.0.0.1", 0),), hosts=()), "hosts"),
+        (Gateway(hosts=("one.example", "one.example")), "one twice"),
         (Gateway(Upstream(connect_timeout_ms=0)), "Upstream.connect_timeout_ms is 0: at least 1"),
         (Gateway(Upstream(retries=-1)), "Upstream.retries is -1: at least 0"),
         (Gateway(Upstream(http2_ping=Http2Ping(0, 1))), "Http2Ping.interval_ms is 0"),

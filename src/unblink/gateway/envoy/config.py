@@ -107,8 +107,8 @@ def _check(gateway: Gateway, admin: str) -> None:
         raise ValueError("gateway.apiserver_ca is not set: Envoy would not verify the apiservers")
     if not gateway.listeners:
         raise ValueError("gateway.listeners is empty")
-    if not gateway.hosts:
-        raise ValueError("gateway.hosts is empty")
+    if not gateway.hosts or "" in gateway.hosts or len(set(gateway.hosts)) < len(gateway.hosts):
+        raise ValueError(f"gateway.hosts is empty, or has an empty name or one twice: {gateway.hosts}")
     if len(admin.encode()) > 107:
         raise ValueError(f"the path of a Unix socket has at most 107 bytes (unix(7)): {admin}")
     upstream = gateway.upstream
