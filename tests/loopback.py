@@ -65,7 +65,7 @@ class Exchange:
 
     async def drained(self) -> None:
         """Wait until the kernel has taken all that was written."""
-        while self._connection.transport.get_write_buffer_size():  # noqa: ASYNC110 - the transport has no event for it
+        while self._connection.transport.get_write_buffer_size():
             await asyncio.sleep(0)
 
     async def until_closed(self) -> None:
