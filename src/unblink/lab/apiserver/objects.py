@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from unblink.lab.apiserver import managedfields, patches, statuses
+from unblink.lab.apiserver import managedfields, patches, protobuf, statuses
 from unblink.lab.apiserver.cache import Stored
+from unblink.lab.apiserver.media import PROTOBUF
 from unblink.lab.apiserver.resources import Resource
 from unblink.lab.apiserver.storage import Changed, Storage
 
@@ -21,7 +22,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY = ("application/apply-patch+yaml", "application/apply-patch+json")
-CONTENT_TYPES = ("application/json", "application/yaml", "")
+CONTENT_TYPES = ("application/json", "application/yaml", PROTOBUF, "")
 
 PATCH_ATTEMPTS = 5  # a patch without a resourceVersion is tried again when another writer was quicker
 _NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # k8s.io/apimachinery rand.String
@@ -52,8 +53,8 @@ def parse(body: bytes, content_type: str, kind: str) -> Object:
     if content_type not in (*CONTENT_TYPES, *APPLY):
         raise statuses.unsupported_media_type()
     try:
-        thing = _yaml(body) if content_type.endswith("yaml") else msgspec.json.decode(body)
-    except (msgspec.DecodeError, ValueError) as error:
+        thing = _decoded(body, content_type)
+    except ValueError as error:
         why = "unexpected end of JSON input" if not body else str(error)
         text = body[:100].decode(errors="replace") or "<empty>"
         raise statuses.bad_request(
@@ -63,6 +64,16 @@ def parse(body: bytes, content_type: str, kind: str) -> Object:
     if not isinstance(thing, dict) or not isinstance(thing.setdefault("metadata", {}), dict):
         raise statuses.bad_request(f"the object provided is unrecognized (must be of type {kind})")
     return thing
+
+
+def _decoded(body: bytes, content_type: str) -> Any:
+    """:raises ValueError: it does not decode. :raises statuses.ApiError: 415, a type not known in protobuf."""
+    if content_type == PROTOBUF:
+        thing = protobuf.decode(body)
+        if thing is None:
+            raise statuses.unsupported_media_type()
+        return thing
+    return _yaml(body) if content_type.endswith("yaml") else msgspec.json.decode(body)
 
 
 def _yaml(body: bytes) -> Any:
