@@ -16,6 +16,7 @@ import signal
 import struct
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -104,7 +105,7 @@ async def _check(request: ExecRequest, scope: Scope, find_pod: FindPod, *, enabl
 
 
 async def _session(request: ExecRequest, receive: Receive, send: Send) -> None:
-    """Run the command until it or the session ends; its process group ends with the session."""
+    """Run the command until it or the session ends; what it started ends with the session."""
     process, ends = None, _Ends()
     pumps: list[asyncio.Task[None]] = []
     try:
@@ -127,8 +128,7 @@ async def _session(request: ExecRequest, receive: Receive, send: Send) -> None:
             task.cancel()
         ends.close()
         if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_session(process.pid)
             await asyncio.shield(process.wait())
 
 
@@ -153,6 +153,15 @@ class _Ends:
             os.close(fd)
         self.outputs.clear()
         self.terminal = None
+
+
+def _kill_session(leader: int) -> None:
+    """SIGKILL every process of the session: an interactive shell gives each of its jobs a process group of its own."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
 
 
 async def _spawn(request: ExecRequest, ends: _Ends) -> asyncio.subprocess.Process:
