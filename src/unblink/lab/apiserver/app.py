@@ -149,7 +149,8 @@ class Application:
         return body, [*headers, (b"etag", discovery.etag(body).encode()), (b"vary", b"Accept")]
 
     async def _resource(self, exchange: "Exchange", info: Info, resource: Resource) -> None:
-        shape = media.negotiate(exchange.accept, protobuf_known=protobuf.encodes(resource.api_version, resource.kind))
+        known = protobuf.encodes(resource.api_version, resource.kind)
+        shape = media.negotiate(exchange.accept, protobuf_known=known, watch=info.verb == "watch")
         match info.verb:
             case "watch":
                 await self._watch(exchange, info, resource, shape)

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from unblink.lab.apiserver import protobuf, statuses
 from unblink.lab.apiserver.cache import encode
 
 JSON = "application/json"
+YAML = "application/yaml"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
-OFFERED = (JSON, PROTOBUF, f"{JSON};stream=watch", f"{PROTOBUF};stream=watch")
+OFFERED = (JSON, YAML, PROTOBUF, f"{JSON};stream=watch", f"{PROTOBUF};stream=watch")
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class Media:
     form: str = ""
 
 
-def negotiate(accept: str, *, protobuf_known: bool) -> Media:
-    """The first acceptable representation; ``protobuf_known``: the type can be had in protobuf.
+def negotiate(accept: str, *, protobuf_known: bool, watch: bool = False) -> Media:
+    """The first acceptable representation; ``protobuf_known``: the type can be had in protobuf. No watch is YAML.
 
     :raises statuses.ApiError: 406.
     """
@@ -31,6 +34,8 @@ def negotiate(accept: str, *, protobuf_known: bool) -> Media:
             continue
         if media_type in (JSON, "*/*", "application/*"):
             return Media(JSON, form)
+        if media_type == YAML and not watch:
+            return Media(YAML, form)
         if media_type == PROTOBUF and protobuf_known and not form:
             return Media(PROTOBUF)
     raise statuses.not_acceptable(OFFERED)
@@ -47,7 +52,13 @@ def accepts(accept: str, media_type: str, **wanted: str) -> bool:
 
 
 def body(media: Media, thing: dict[str, Any]) -> bytes:
-    return protobuf.encode(thing) if media.type == PROTOBUF else encode(thing) + b"\n"
+    if media.type == PROTOBUF:
+        return protobuf.encode(thing)
+    if media.type == YAML:
+        import yaml  # noqa: PLC0415  # start-up must be light, and nobody but people asks for YAML
+
+        return yaml.safe_dump(msgspec.to_builtins(thing)).encode()
+    return encode(thing) + b"\n"
 
 
 def _accepted(accept: str) -> Iterable[tuple[str, dict[str, str]]]:
