@@ -93,6 +93,7 @@ class Http2Client:
         self._reader = reader
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
+        self._heads: dict[int, dict[str, str]] = {}
 
     @classmethod
     @asynccontextmanager
@@ -139,6 +140,8 @@ class Http2Client:
             head = await self._reader.readexactly(9)
             frame, length = Frame.parse_frame_header(memoryview(head))
             frame.parse_body(memoryview(await self._reader.readexactly(length)))
+        if isinstance(frame, HeadersFrame):  # each one, as they change the decoder's state
+            self._heads[frame.stream_id] = {str(name): str(value) for name, value in self._decoder.decode(frame.data)}
         if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
             self.send(SettingsFrame(0, flags=["ACK"]))
         return frame
@@ -158,7 +161,7 @@ class Http2Client:
             if frame.stream_id != stream_id:
                 continue
             if isinstance(frame, HeadersFrame):
-                response.headers = {str(name): str(value) for name, value in self._decoder.decode(frame.data)}
+                response.headers = self._heads[stream_id]
             if isinstance(frame, DataFrame):
                 response.body += frame.data
                 response.frames += 1

@@ -7,6 +7,7 @@ from hyperframe.frame import DataFrame
 from tests.lab.apiserver.peers import Files, Held, Http2Client, connect, plain, run, serving
 
 from unblink.lab.apiserver.asgi import Receive, Scope, Send
+from unblink.lab.apiserver.deaf import sockets_on
 from unblink.lab.apiserver.server import Server, tls_context
 
 
@@ -97,24 +98,15 @@ def test_muted_it_says_nothing_and_unmuted_all_of_it(files: Files) -> None:
 
 def test_accepted_connections_have_tcp_keepalive(files: Files) -> None:
     async def scenario() -> None:
-        accepted: list[tuple[int, int]] = []
-
-        class Watching(Server):
-            def opened(self, connection: object) -> None:
-                transport = connection.outlet._transport  # type: ignore[attr-defined]
-                sock: socket.socket = transport.get_extra_info("socket")
-                accepted.append(
-                    (
-                        sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-                        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
-                    )
-                )
-
-        server = Watching(plain_app, tls_context(files.certificate, files.private_key, files.ca))
-        port = await server.listen("127.0.0.1", 0)
-        async with Http2Client.open(port, files) as client:
+        async with serving(plain_app, files) as (_, port), Http2Client.open(port, files) as client:
             await client.frame()
-        server.stop_listening()
-        assert accepted == [(1, 180)]
+            found = [
+                (
+                    each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                )
+                for each in sockets_on(port)
+            ]
+            assert found == [(1, 180)] * 2  # listener and connection
 
     run(scenario())

@@ -5,13 +5,13 @@ SIGTERM drains (a second one ends at once), SIGUSR1 makes the process deaf on th
 
 import argparse
 import asyncio
-import os
 import signal
 import ssl
 import sys
 from pathlib import Path
 
 from unblink.lab.apiserver.app import application
+from unblink.lab.apiserver.asgi import report
 from unblink.lab.apiserver.auth import authenticated, load_tokens
 from unblink.lab.apiserver.config import ApiserverConfig, ConfigError, Health, load
 from unblink.lab.apiserver.deaf import go_deaf, hear
@@ -57,8 +57,9 @@ async def serve(config: ApiserverConfig) -> None:
     server = Server(authenticated(app, tokens), tls)
     try:
         port = await server.listen(config.address, config.port)
-    except OSError as error:
-        raise StartError(f"cannot listen on {config.address} port {config.port}: {_words(error)}") from error
+    except (OSError, OverflowError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise StartError(f"cannot listen on {config.address} port {config.port}: {words}") from error
     async with asyncio.TaskGroup() as group:
         beside = [group.create_task(work) for work in (storage.run(), api.run(), _report_store(storage, config))]
         await _until_ended(server, health, config, port)
@@ -105,10 +106,6 @@ async def _report_store(storage: Storage, config: ApiserverConfig) -> None:
         emit("store-reached")
 
 
-def _words(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
 def main() -> int:
     """Exit code: 0 after SIGTERM, 2 where it cannot serve."""
     parser = argparse.ArgumentParser(prog="python -m unblink.lab.apiserver", description="An embedded kube-apiserver.")
@@ -118,6 +115,11 @@ def main() -> int:
         asyncio.run(serve(load(arguments.config, ApiserverConfig)))
     except (ConfigError, StartError) as error:
         emit("fatal", error=str(error))
+        return 2
+    except ExceptionGroup as group:
+        for failure in group.exceptions:
+            report(failure)
+        emit("fatal", error="a part of the apiserver failed, see the error lines")
         return 2
     return 0
 

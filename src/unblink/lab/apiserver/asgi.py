@@ -72,11 +72,12 @@ async def answer(scope: Scope, send: Send, error: ApiError) -> None:
     await send({"type": f"{kind}.body", "body": body})
 
 
-def report(error: BaseException, scope: Scope) -> None:
+def report(error: BaseException, scope: Scope | None = None) -> None:
     """Emit an ``error`` line: type and place of the exception and the path, but no text, which could hold a secret."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-    emit("error", type=type(error).__name__, place=place, method=scope.get("method", "GET"), path=scope["path"])
+    where = {"method": scope.get("method", "GET"), "path": scope["path"]} if scope else {}
+    emit("error", type=type(error).__name__, place=place, **where)
 
 
 class Exchange:

@@ -23,6 +23,18 @@ ACK_WAIT_MS = 100  # more than a delayed acknowledgement (40 ms)
 _RET_0 = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
+def sockets_on(port: int) -> Iterator[socket.socket]:
+    """This process's TCP sockets on local ``port``: listener, accepted ones, and those still in their TLS handshake."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as found:
+                internet = found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
+                if internet and found.getsockname()[1] == port:
+                    yield found
+
+
 def attach(port: int) -> int:
     """Drop whatever comes for the TCP sockets of this process on local ``port``; how many sockets those are.
 
@@ -32,7 +44,7 @@ def attach(port: int) -> int:
     program = struct.pack("HP", 1, ctypes.addressof(instructions))
     count = 0
     try:
-        for each in _sockets(port):
+        for each in sockets_on(port):
             each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
             count += 1
     except OSError:
@@ -44,7 +56,7 @@ def attach(port: int) -> int:
 def detach(port: int) -> int:
     """Hear again; how many sockets had a filter."""
     count = 0
-    for each in _sockets(port):
+    for each in sockets_on(port):
         with contextlib.suppress(FileNotFoundError):  # ENOENT: it had none
             each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             count += 1
@@ -54,7 +66,7 @@ def detach(port: int) -> int:
 def unacked(port: int) -> int:
     """Segments that this process's connections on ``port`` have sent and the peers have not acknowledged"""
     total = 0
-    for each in _sockets(port):
+    for each in sockets_on(port):
         if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0:
             info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
             total += int(struct.unpack_from("I", info, TCP_INFO_UNACKED_OFFSET)[0])
@@ -86,15 +98,3 @@ def hear(port: int, mute: Callable[[bool], None]) -> None:
     count = detach(port)
     mute(False)
     emit("hearing", sockets=count)
-
-
-def _sockets(port: int) -> Iterator[socket.socket]:
-    """This process's TCP sockets on local ``port``: listener, accepted ones, and those still in their TLS handshake."""
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):
-            if not str(entry.readlink()).startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(entry.name))) as found:
-                internet = found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
-                if internet and found.getsockname()[1] == port:
-                    yield found
