@@ -84,11 +84,12 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
         ("time between two events", chain.event_period_ms / 1000),
         ("scheduling", SCHEDULING_S),
     )
+    ends_cleanly = fault is Fault.ROLLING_RESTART
     return Prediction(
         recovers=True,
         bound_s=round(sum(seconds for _, seconds in parts), 3) if ends_connection else None,
         ended_by=first,
-        recovery="re-watch" if fault is Fault.ROLLING_RESTART else "relist",
+        recovery="re-watch" if ends_cleanly and chain.client.resumes_after_clean_end else "relist",
         exec_survives=exec_survives,
         parts_s=parts,
         why=found[first].why + ("" if ends_connection else LEFT_IN_POOL),

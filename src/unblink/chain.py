@@ -99,12 +99,14 @@ class Client:
 
     ``deadline_ms`` is a limit of the client's own on a silent watch; client-go has none.
     ``retry_after_reset_ms`` is the longest it waits between a broken stream and its next request, and
-    ``requests_until_state`` counts the requests from there until it holds the present state again.
+    ``requests_until_state`` counts the requests from there until it holds the present state again. After a clean end
+    of its stream it goes on from its last resourceVersion where ``resumes_after_clean_end``, and relists elsewhere.
     """
 
     kind: str
     retry_after_reset_ms: int
     requests_until_state: int
+    resumes_after_clean_end: bool = True
     deadline_ms: int | None = None
 
 
@@ -115,7 +117,7 @@ CLIENTS: dict[str, Client] = {
         Client("client-go", retry_after_reset_ms=1600, requests_until_state=1),
         Client("reflector", retry_after_reset_ms=1600, requests_until_state=1),
         # `kubectl get -w` ends with its stream; the lab's loop starts it again after 500 ms: discovery, then a list
-        Client("kubectl", retry_after_reset_ms=1000, requests_until_state=3),
+        Client("kubectl", retry_after_reset_ms=1000, requests_until_state=3, resumes_after_clean_end=False),
     )
 }
 
