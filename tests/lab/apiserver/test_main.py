@@ -121,6 +121,18 @@ class Kubectl:
             [KUBECTL, *arguments], input=stdin, capture_output=True, env=self.environment, timeout=LIMIT_S, check=False
         )
 
+    def in_terminal(self, *arguments: str) -> tuple[int, bytes]:
+        """Exit code and the first nine bytes of output."""
+        ours, theirs = os.openpty()
+        try:
+            process = subprocess.Popen(
+                [KUBECTL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=self.environment
+            )
+            return process.wait(LIMIT_S), os.read(ours, 9)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
 
 def test_kubectl_exec(tmp_path: Path, files: Files, start: Start, store_port: int) -> None:
     apiserver = start(store_port=store_port)
@@ -135,15 +147,7 @@ def test_kubectl_exec(tmp_path: Path, files: Files, start: Start, store_port: in
     assert (failed.returncode, failed.stdout) == (3, b"out\n")
     assert failed.stderr == b"err\ncommand terminated with exit code 3\n"
     assert kubectl("exec", "-i", "p", "--", "cat", stdin=b"in\n" * 100_000).stdout == b"in\n" * 100_000
-    terminal = subprocess.run(
-        ["script", "-qec", f"{KUBECTL} exec -it p -- sh -c 'tty; exit 7'", "/dev/null"],
-        env=kubectl.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert (terminal.returncode, b"/dev/pts/" in terminal.stdout) == (7, True), terminal
+    assert kubectl.in_terminal("exec", "-it", "p", "--", "sh", "-c", "tty; exit 7") == (7, b"/dev/pts/")
     absent = kubectl("exec", "q", "--", "true")
     assert (absent.returncode, b'pods "q" not found' in absent.stderr) == (1, True)
     assert apiserver.end() == 0
