@@ -52,7 +52,7 @@ class Server:
         :raises OSError: the address cannot be bound.
         """
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio: TCP_NODELAY only so
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             for option, value in ((socket.TCP_KEEPIDLE, TCP_KEEPALIVE_S), (socket.TCP_KEEPINTVL, TCP_KEEPALIVE_S)):
