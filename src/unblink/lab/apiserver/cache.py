@@ -17,7 +17,7 @@ from unblink.lab.apiserver import statuses
 from unblink.lab.apiserver.resources import Resource
 from unblink.lab.apiserver.storeproto import Event, KeyValue
 
-CHANGES_HELD = 10_000
+CHANGES_HELD = 2_000
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

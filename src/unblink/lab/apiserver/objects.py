@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from unblink.lab.apiserver import managedfields, patches, protobuf, statuses
-from unblink.lab.apiserver.cache import Stored
+from unblink.lab.apiserver.cache import Stored, encode
 from unblink.lab.apiserver.media import PROTOBUF
 from unblink.lab.apiserver.resources import Resource
 from unblink.lab.apiserver.storage import Changed, Storage
@@ -119,7 +119,7 @@ async def _create(storage: Storage, resource: Resource, thing: Object, writer: W
         entries = managedfields.after_update(None, thing, writer.manager, _now())
         thing["metadata"] = _ordered({**thing["metadata"], "managedFields": entries})
     if writer.dry_run:
-        return Stored.of("", thing, 0)
+        return Stored("", 0, thing, encode(thing))
     return await storage.create(resource, thing)
 
 

@@ -37,9 +37,11 @@ class Storage:
         if not self.filled.is_set():
             await self._fill()
         try:
-            if await self._store.watch(self.cache.revision + 1) < self.cache.revision:
-                await self._fill()  # the store was restarted and counts from the start again
+            # A store that is behind the cache was restarted and counts from the start again.
+            lost = await self._store.watch(self.cache.revision + 1) < self.cache.revision
         except StoreCompacted:
+            lost = True
+        if lost:
             await self._fill()
             await self._store.watch(self.cache.revision + 1)
         self.filled.set()
