@@ -42,6 +42,8 @@ def merge(target: Any, patch: Any) -> Any:
 
 def json_patch(target: dict[str, Any], operations: Any) -> Any:
     """RFC 6902. :raises PatchError: an operation does not fit."""
+    if not isinstance(operations, list):
+        raise PatchError("a JSON patch is a list of operations")
     import jsonpatch  # noqa: PLC0415  # few requests use it, and start-up must be light
 
     try:
