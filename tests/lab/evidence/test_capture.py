@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pcapng import blocks
 from pyroute2 import IPRoute
+from tests.inside import inside
 
 from unblink.lab.evidence.capture import ACK, FIN, SYN, Capture, Packet, open_interface, parse, seen
 from unblink.lab.hosts import sandbox
@@ -104,33 +105,16 @@ def test_any_bytes_can_be_parsed(data: bytes) -> None:
     parse(0, "eth0", False, frame()[:24] + data)
 
 
-@pytest.mark.needs_namespaces
-def test_an_unknown_interface_is_an_error() -> None:
-    async def body() -> None:
-        with pytest.raises(OSError, match="No such device"):
-            open_interface("no-such-if0").close()
-
-    inside(body)
+@inside
+async def test_an_unknown_interface_is_an_error() -> None:
+    await asyncio.to_thread(up, "lo")
+    with pytest.raises(OSError, match="No such device"):
+        open_interface("no-such-if0").close()
 
 
 def test_too_many_addresses_are_refused() -> None:
     with pytest.raises(ValueError, match="100"):
         open_interface("lo", ["127.0.0.1"] * 101).close()
-
-
-def inside(body: Callable[[], Awaitable[None]]) -> None:
-    """Run the body in namespaces of its own, in which it may capture, with the loopback interface up."""
-
-    def main() -> int:
-        up("lo")
-        asyncio.run(_awaited(body))
-        return 0
-
-    assert sandbox.run(main) == 0
-
-
-async def _awaited(body: Callable[[], Awaitable[None]]) -> None:
-    await body()
 
 
 def up(interface: str, address: str | None = None) -> None:
@@ -176,117 +160,107 @@ def packets_of(path: Path) -> list[blocks.EnhancedPacket]:
     return [block for block in found if isinstance(block, blocks.EnhancedPacket)]
 
 
-@pytest.mark.needs_namespaces
-def test_each_packet_of_the_loopback_interface_once_with_its_time(tmp_path: Path) -> None:
-    async def body() -> None:
+@inside
+async def test_each_packet_of_the_loopback_interface_once_with_its_time(tmp_path: Path) -> None:
+    await asyncio.to_thread(up, "lo")
+    capture = Capture()
+    capture.add("loopback", open_interface("lo"))
+    before = time.monotonic()
+    await talk("127.0.0.2", b"x" * 300_000)
+    after = time.monotonic()
+    await until(lambda: sum(bool(packet.flags & FIN) for packet in capture.packets) == 2)
+    capture.close()
+    capture.close()
+    assert [packet.flags for packet in capture.packets[:2]] == [SYN, SYN | ACK]
+    assert sum(packet.payload_bytes for packet in capture.packets) == 300_000
+    assert max(packet.payload_bytes for packet in capture.packets) > 20_000
+    assert before - 0.01 <= capture.packets[0].t <= capture.packets[-1].t <= after + 0.1
+    path = tmp_path / "loopback.pcapng"
+    capture.write(path, b"CLIENT_RANDOM 00 11\n")
+    assert [len(found.packet_data) for found in packets_of(path)] == [found.packet_len for found in packets_of(path)]
+    assert len(packets_of(path)) == len(capture.packets)
+    assert abs(packets_of(path)[0].timestamp - time.time()) < 10
+
+
+@inside
+async def test_only_the_addresses_asked_for(tmp_path: Path) -> None:
+    await asyncio.to_thread(up, "lo")
+    capture = Capture()
+    capture.add("one", open_interface("lo", ["127.0.0.9", "127.0.0.2"]))
+    capture.add("all", open_interface("lo"))
+    await talk("127.0.0.2", b"here")
+    await talk("127.0.0.3", b"not here")
+    await until(lambda: seen(capture.packets, "all", dst="127.0.0.3") >= 4)
+    capture.close()
+    assert seen(capture.packets, "one", dst="127.0.0.2") == seen(capture.packets, "all", dst="127.0.0.2") > 0
+    assert seen(capture.packets, "one", src="127.0.0.2") == seen(capture.packets, "all", src="127.0.0.2") > 0
+    assert seen(capture.packets, "one", dst="127.0.0.3") == seen(capture.packets, "one", src="127.0.0.3") == 0
+    capture.write(tmp_path / "one.pcapng", interfaces=["one"])
+    assert len(packets_of(tmp_path / "one.pcapng")) == seen(capture.packets, "one")
+    with pytest.raises(ValueError, match="other"):
+        capture.write(tmp_path / "one.pcapng", interfaces=["other"])
+    with pytest.raises(ValueError, match="one"):
+        capture.add("one", open_interface("lo"))
+
+
+@inside
+async def test_a_capture_stops_at_its_limit_and_says_so(tmp_path: Path) -> None:
+    await asyncio.to_thread(up, "lo")
+    capture = Capture(limit_bytes=100_000)
+    capture.add("lo", open_interface("lo"))
+    await talk("127.0.0.1", bytes(1_000_000))
+    await until(lambda: capture.stopped_at is not None)
+    kept = len(capture.packets)
+    await talk("127.0.0.1", b"more")
+    await asyncio.sleep(0)
+    capture.close()
+    assert capture.stopped_at == capture.packets[-1].t
+    assert len(capture.packets) == kept
+    capture.write(tmp_path / "full.pcapng")
+    assert (tmp_path / "full.pcapng").stat().st_size < 300_000
+    section = next(iter(pcapng.FileScanner(io.BytesIO((tmp_path / "full.pcapng").read_bytes()))))
+    assert "stopped at its limit" in section.options["opt_comment"]
+
+
+@inside
+async def test_a_veth_pair_between_namespaces_shows_both_directions_and_its_end(tmp_path: Path) -> None:
+    await asyncio.to_thread(up, "lo")
+    loop = asyncio.get_running_loop()
+    with concurrent.futures.ThreadPoolExecutor(1) as there, concurrent.futures.ThreadPoolExecutor(1) as here:
+
+        def move() -> int:
+            sandbox.unshare(sandbox.CLONE_NEWNET)
+            return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+        namespace = await loop.run_in_executor(there, move)
+
+        def connect() -> None:
+            with IPRoute() as ip:
+                ip.link("add", ifname="a0", kind="veth", peer={"ifname": "b0"})
+                ip.link("set", index=ip.link_lookup(ifname="b0")[0], net_ns_fd=namespace)
+            up("a0", GATEWAY)
+
+        await loop.run_in_executor(here, connect)
+        await loop.run_in_executor(there, up, "b0", APISERVER)
         capture = Capture()
-        capture.add("loopback", open_interface("lo"))
-        before = time.monotonic()
-        await talk("127.0.0.2", b"x" * 300_000)
-        after = time.monotonic()
-        await until(lambda: sum(bool(packet.flags & FIN) for packet in capture.packets) == 2)
-        capture.close()
-        capture.close()
-        assert [packet.flags for packet in capture.packets[:2]] == [SYN, SYN | ACK]
-        assert sum(packet.payload_bytes for packet in capture.packets) == 300_000
-        assert max(packet.payload_bytes for packet in capture.packets) > 20_000
-        assert before - 0.01 <= capture.packets[0].t <= capture.packets[-1].t <= after + 0.1
-        path = tmp_path / "loopback.pcapng"
-        capture.write(path, b"CLIENT_RANDOM 00 11\n")
-        assert [len(found.packet_data) for found in packets_of(path)] == [
-            found.packet_len for found in packets_of(path)
-        ]
-        assert len(packets_of(path)) == len(capture.packets)
-        assert abs(packets_of(path)[0].timestamp - time.time()) < 10
+        capture.add("gateway", open_interface("a0"))
+        capture.add("apiserver", await loop.run_in_executor(there, open_interface, "b0"))
+        with pytest.raises(OSError):
+            open_interface("b0").close()
+        await talk(APISERVER, bytes(200_000), there)
+        await until(lambda: seen(capture.packets, "apiserver", src=APISERVER) >= 3)
+        await until(lambda: sum(p.payload_bytes for p in capture.packets if p.interface == "apiserver") == 200_000)
+        sent = seen(capture.packets, "gateway", src=GATEWAY, outgoing=True)
+        assert sent == seen(capture.packets, "apiserver", src=GATEWAY, outgoing=False) > 0
+        assert seen(capture.packets, "gateway", src=GATEWAY, outgoing=False) == 0
+        assert seen(capture.packets, "gateway", src=APISERVER, outgoing=False) > 0
 
-    inside(body)
+        def remove() -> None:
+            with IPRoute() as ip:
+                ip.link("del", index=ip.link_lookup(ifname="a0")[0])
 
-
-@pytest.mark.needs_namespaces
-def test_only_the_addresses_asked_for(tmp_path: Path) -> None:
-    async def body() -> None:
-        capture = Capture()
-        capture.add("one", open_interface("lo", ["127.0.0.9", "127.0.0.2"]))
-        capture.add("all", open_interface("lo"))
-        await talk("127.0.0.2", b"here")
-        await talk("127.0.0.3", b"not here")
-        await until(lambda: seen(capture.packets, "all", dst="127.0.0.3") >= 4)
-        capture.close()
-        assert seen(capture.packets, "one", dst="127.0.0.2") == seen(capture.packets, "all", dst="127.0.0.2") > 0
-        assert seen(capture.packets, "one", src="127.0.0.2") == seen(capture.packets, "all", src="127.0.0.2") > 0
-        assert seen(capture.packets, "one", dst="127.0.0.3") == seen(capture.packets, "one", src="127.0.0.3") == 0
-        capture.write(tmp_path / "one.pcapng", interfaces=["one"])
-        assert len(packets_of(tmp_path / "one.pcapng")) == seen(capture.packets, "one")
-        with pytest.raises(ValueError, match="other"):
-            capture.write(tmp_path / "one.pcapng", interfaces=["other"])
-        with pytest.raises(ValueError, match="one"):
-            capture.add("one", open_interface("lo"))
-
-    inside(body)
-
-
-@pytest.mark.needs_namespaces
-def test_a_capture_stops_at_its_limit_and_says_so(tmp_path: Path) -> None:
-    async def body() -> None:
-        capture = Capture(limit_bytes=100_000)
-        capture.add("lo", open_interface("lo"))
-        await talk("127.0.0.1", bytes(1_000_000))
-        await until(lambda: capture.stopped_at is not None)
-        kept = len(capture.packets)
-        await talk("127.0.0.1", b"more")
-        await asyncio.sleep(0)
-        capture.close()
-        assert capture.stopped_at == capture.packets[-1].t
-        assert len(capture.packets) == kept
-        capture.write(tmp_path / "full.pcapng")
-        assert (tmp_path / "full.pcapng").stat().st_size < 300_000
-        section = next(iter(pcapng.FileScanner(io.BytesIO((tmp_path / "full.pcapng").read_bytes()))))
-        assert "stopped at its limit" in section.options["opt_comment"]
-
-    inside(body)
-
-
-@pytest.mark.needs_namespaces
-def test_a_veth_pair_between_namespaces_shows_both_directions_and_its_end(tmp_path: Path) -> None:
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        with concurrent.futures.ThreadPoolExecutor(1) as there, concurrent.futures.ThreadPoolExecutor(1) as here:
-
-            def move() -> int:
-                sandbox.unshare(sandbox.CLONE_NEWNET)
-                return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-
-            namespace = await loop.run_in_executor(there, move)
-
-            def connect() -> None:
-                with IPRoute() as ip:
-                    ip.link("add", ifname="a0", kind="veth", peer={"ifname": "b0"})
-                    ip.link("set", index=ip.link_lookup(ifname="b0")[0], net_ns_fd=namespace)
-                up("a0", GATEWAY)
-
-            await loop.run_in_executor(here, connect)
-            await loop.run_in_executor(there, up, "b0", APISERVER)
-            capture = Capture()
-            capture.add("gateway", open_interface("a0"))
-            capture.add("apiserver", await loop.run_in_executor(there, open_interface, "b0"))
-            with pytest.raises(OSError):
-                open_interface("b0").close()
-            await talk(APISERVER, bytes(200_000), there)
-            await until(lambda: seen(capture.packets, "apiserver", src=APISERVER) >= 3)
-            await until(lambda: sum(p.payload_bytes for p in capture.packets if p.interface == "apiserver") == 200_000)
-            sent = seen(capture.packets, "gateway", src=GATEWAY, outgoing=True)
-            assert sent == seen(capture.packets, "apiserver", src=GATEWAY, outgoing=False) > 0
-            assert seen(capture.packets, "gateway", src=GATEWAY, outgoing=False) == 0
-            assert seen(capture.packets, "gateway", src=APISERVER, outgoing=False) > 0
-
-            def remove() -> None:
-                with IPRoute() as ip:
-                    ip.link("del", index=ip.link_lookup(ifname="a0")[0])
-
-            await loop.run_in_executor(here, remove)
-            await until(lambda: not capture.open_interfaces)
-            capture.write(tmp_path / "both.pcapng")
-            flags = [found.options["epb_flags"].inout for found in packets_of(tmp_path / "both.pcapng")]
-            assert set(flags) == {"inbound", "outbound"}
-
-    inside(body)
+        await loop.run_in_executor(here, remove)
+        await until(lambda: not capture.open_interfaces)
+        capture.write(tmp_path / "both.pcapng")
+        flags = [found.options["epb_flags"].inout for found in packets_of(tmp_path / "both.pcapng")]
+        assert set(flags) == {"inbound", "outbound"}

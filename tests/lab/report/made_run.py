@@ -105,7 +105,9 @@ def timeline(cell_id: str, blind_s: float | None, end: float) -> Iterator[Line]:
     else:
         yield step(end - 0.6, "exec", "echo", ok=True, seconds=0.01)
     watch_path = "/api/v1/namespaces/lab/configmaps?watch=true"
-    yield step(2.3, "gateway", "request-started", path=watch_path, client="198.18.1.2:40001", server_leg=f"{GATEWAY}:50001")
+    yield step(
+        2.3, "gateway", "request-started", path=watch_path, client="198.18.1.2:40001", server_leg=f"{GATEWAY}:50001"
+    )
     yield step(2.5, "gateway", "request-started", path="/api/v1/namespaces/lab/pods/p/exec", client="198.18.1.2:40009")
 
 

@@ -101,6 +101,8 @@ def open_table() -> socket.socket:
 def sample(diag: socket.socket, addresses: Collection[str] = ()) -> list[Row]:
     """Read all IPv4 TCP connections, listening sockets excepted, or those from or to one of the addresses.
 
+    The kernel gives a large table in parts, between which it may change: a connection can then be missing or doubled.
+
     :raises OSError: the kernel refused, or gave no answer within 2 s.
     """
     request = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), _EVERY_CONNECTION)
@@ -109,7 +111,7 @@ def sample(diag: socket.socket, addresses: Collection[str] = ()) -> list[Row]:
     return [
         row
         for row in map(parse, _answers(diag))
-        if not addresses or _host(row["local"]) in addresses or _host(row["remote"]) in addresses
+        if not addresses or not {_host(row["local"]), _host(row["remote"])}.isdisjoint(addresses)
     ]
 
 

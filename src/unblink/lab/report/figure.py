@@ -32,7 +32,7 @@ _TIMERS = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One event that counts: ``kind`` names its shape, ``label`` stands beside it where there is room."""
+    """One event that counts: ``kind`` names its shape, ``label`` stands by it where there is room."""
 
     t: float
     kind: str
@@ -77,21 +77,28 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """All of one cell's picture, and ``story``: the same in words, in order."""
+    """All of one cell's picture, and ``story``: the same in words, in order.
+
+    The picture ends some time after the last change, the cell at ``cell_end``. ``left_out`` connections and
+    ``untold`` lines of the story are in the evidence only.
+    """
 
     start: float
     end: float
+    cell_end: float
     fault_on: float | None
     fault_off: float | None
     lanes: list[Lane]
     strips: list[Strip]
     left_out: int
     story: list[tuple[float, str, str]]
+    untold: int
 
 
 def figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> Figure | None:
     """The picture of the cell whose result rows (one for each client) share this evidence; None without a timeline."""
-    steps = sorted(read_lines(folder / "timeline.jsonl"), key=lambda step: step["t"])
+    told = (step for step in read_lines(folder / "timeline.jsonl") if "who" in step and "event" in step)
+    steps = sorted(told, key=lambda step: step["t"])
     if not steps:
         return None
     on, off = _first(steps, "fault", "on"), _first(steps, "fault", "off")
@@ -103,7 +110,29 @@ def figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> Figure | None:
     lanes = [lane for lane in lanes if lane.ticks or lane.marks or lane.blind]
     start = max(0.0, min([t for lane in lanes for t in _times(lane)] + [end if on is None else on]) - _BEFORE_S)
     strips, left_out = _strips(folder, steps, on)
-    return Figure(start, end, on, off, lanes, strips, left_out, list(_story(steps))[:_STORY_LINES])
+    story = list(_story(steps))
+    return Figure(
+        start=start,
+        end=end if on is None else min(end, _worth_showing(lanes, on)),
+        cell_end=end,
+        fault_on=on,
+        fault_off=off,
+        lanes=lanes,
+        strips=strips,
+        left_out=left_out,
+        story=story[:_STORY_LINES],
+        untold=len(story[_STORY_LINES:]),
+    )
+
+
+def _worth_showing(lanes: Iterable[Lane], on: float) -> float:
+    """Twice the time from the fault to the last change, so that what matters is not squeezed into a corner."""
+    changes = [on]
+    for lane in lanes:
+        changes += [mark.t for mark in lane.marks if mark.kind not in {"fault-off", "echo"}]
+        changes += [lane.blind[1]] if lane.blind else []
+        changes += [lane.bound_at] if lane.bound_at is not None else []
+    return on + 2 * (max(changes) - on) + 2 * _BEFORE_S
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -174,10 +203,10 @@ def _client_lane(row: Mapping[str, Any], steps: Sequence[Step], on: float | None
             case "object" if step.get("source") != "list" and step.get("type") != "BOOKMARK":
                 lane.ticks.append(step["t"])
             case "watch":
-                lane.marks.append(_mark(step, "watch", "watch"))
+                lane.marks.append(_mark(step, "watch", ""))
             case "list":
                 relist = step.get("reason") == "relist"
-                lane.marks.append(_mark(step, "relist" if relist else "list", "relist" if relist else "list"))
+                lane.marks.append(_mark(step, "relist" if relist else "list", "relist" if relist else ""))
             case "ended":
                 lane.marks.append(_mark(step, "ended", f"ended: {step.get('by', 'unknown')}"))
     judged = {
@@ -227,7 +256,7 @@ def _story(steps: Sequence[Step]) -> Iterator[tuple[float, str, str]]:
 
 
 def _strips(folder: Path, steps: Sequence[Step], on: float | None) -> tuple[list[Strip], int]:
-    """The connections to the faulted apiserver, then those of the client leg; and how many are left out."""
+    """The weightiest connections to apiservers, then those of the client leg; and how many are left out."""
     target = next((_address(step) for step in _of(steps, "fault") if step["event"] == "on"), None)
     looks: dict[str, list[float]] = defaultdict(list)
     found: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
@@ -247,7 +276,7 @@ def _strips(folder: Path, steps: Sequence[Step], on: float | None) -> tuple[list
             for key, samples in found.items()
             if key[0] == wanted and any(sample.kind not in {"closing", "connecting"} for sample in samples)
         ]
-        of_host.sort(key=lambda item: _importance(item[1], carried.get(item[0][1], set()), on))
+        of_host.sort(key=lambda item: _importance(item[1], item[0][2], target, carried.get(item[0][1], set()), on))
         left_out += len(of_host[_STRIPS_OF_A_HOST:])
         for (host, local, remote), samples in of_host[:_STRIPS_OF_A_HOST]:
             gone_at = next((t for t in looks[host] if t > samples[-1].t), None)
@@ -267,10 +296,10 @@ def _address(step: Step) -> str | None:
 
 
 def _shown(host: str, row: Mapping[str, Any], target: str | None) -> bool:
-    """Whether a connection was opened by the gateway to the faulted apiserver, or by the client."""
+    """Whether a connection was opened by the gateway to an apiserver, or by the client."""
     address, _, port = row["remote"].rpartition(":")
     if host == "gateway":
-        return bool(address == target) if target else int(port) == _APISERVER_PORT
+        return bool(address == target) or int(port) == _APISERVER_PORT
     return host == "client" and int(port) < _FIRST_EPHEMERAL_PORT
 
 
@@ -295,6 +324,10 @@ def _carried(steps: Sequence[Step]) -> dict[str, set[str]]:
     return carried
 
 
-def _importance(samples: Sequence[Sample], carried: set[str], on: float | None) -> tuple[bool, bool, float]:
+def _importance(
+    samples: Sequence[Sample], remote: str, target: str | None, carried: set[str], on: float | None
+) -> tuple[bool, bool, bool, float]:
+    """Sorts first what carries a watch, goes to the faulted apiserver, was there at the fault, and lived long."""
     across_fault = on is not None and samples[0].t <= on <= samples[-1].t
-    return "watch" not in carried, not across_fault, samples[0].t - samples[-1].t
+    to_faulted = remote.rpartition(":")[0] == target
+    return "watch" not in carried, not to_faulted, not across_fault, samples[0].t - samples[-1].t

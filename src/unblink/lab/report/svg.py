@@ -4,18 +4,21 @@ Colours are those of the page's CSS; shapes and words carry the meaning without 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from math import floor, log10
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from unblink.lab.report.figure import Figure, Lane, Mark, Sample, Strip, seconds
 
-_WIDTH, _LEFT, _RIGHT = 1100, 190, 1080
-_TOP, _LABEL_ROW, _TICK_ROW, _LANE_GAP = 8, 14, 16, 8
+_WIDTH, _LEFT, _RIGHT = 1100, 205, 1080
+_TOP, _LABEL_ROW, _TICK_ROW, _LANE_GAP = 8, 13, 16, 10
 _UNACKED_ROW, _STATE_ROW, _STRIP_GAP = 12, 15, 8
 _AXIS = 26
 _CHARACTER = 6.3
 _COLUMN = 2.0
+_LABEL_ROWS = 4
 
 # Which label wins where two do not fit.
 _PRIORITY = ("fault-on", "first", "detector", "ended", "fault-off", "proof", "last", "relist", "list", "watch", "echo")
@@ -56,15 +59,27 @@ def _classes(kind: str) -> str:
     return "k-" + kind.replace(" ", "-")
 
 
+class _Label(NamedTuple):
+    """Words at (x, row), row 0 nearest to the lane; ``mark_x`` is what they belong to."""
+
+    text: str
+    css: str
+    x: float
+    row: int
+    mark_x: float
+
+
 class _Drawing:
     def __init__(self, figure: Figure, name: str) -> None:
         self.figure = figure
         self.name = name
-        self.lane_tops: list[float] = []
+        self.labels = [list(_placed(self.wanted_labels(lane))) for lane in figure.lanes]
+        self.lane_rows: list[float] = []
         y = float(_TOP)
-        for _ in figure.lanes:
-            self.lane_tops.append(y)
-            y += 2 * _LABEL_ROW + _TICK_ROW + _LANE_GAP
+        for labels in self.labels:
+            y += _LABEL_ROW * max((label.row + 1 for label in labels), default=0)
+            self.lane_rows.append(y)
+            y += _TICK_ROW + _LANE_GAP
         self.axis_y = y
         y += _AXIS
         self.strip_tops: list[float] = []
@@ -89,8 +104,8 @@ class _Drawing:
         ).format(self.name)
         yield from self.axis()
         yield from self.fault()
-        for lane, top in zip(self.figure.lanes, self.lane_tops, strict=True):
-            yield from self.lane(lane, top)
+        for lane, row, labels in zip(self.figure.lanes, self.lane_rows, self.labels, strict=True):
+            yield from self.lane(lane, row, labels)
         for strip, top in zip(self.figure.strips, self.strip_tops, strict=True):
             yield from self.strip(strip, top)
         yield Markup("</svg>")
@@ -113,30 +128,59 @@ class _Drawing:
         right = self.x(self.figure.end if self.figure.fault_off is None else self.figure.fault_off)
         height = self.height - _STRIP_GAP - _TOP
         yield Markup('<rect class="fault" x="{}" y="{}" width="{}" height="{}"/>').format(
-            left, _TOP, round(right - left, 1), height
+            left, _TOP, round(max(right - left, 0), 1), height
         )
         yield Markup('<path class="fault-edge" d="M{},{}v{}"/>').format(left, _TOP, height)
 
-    def lane(self, lane: Lane, top: float) -> Iterator[Markup]:
-        row = top + 2 * _LABEL_ROW
+    def lane(self, lane: Lane, row: float, labels: list[_Label]) -> Iterator[Markup]:
         middle = row + _TICK_ROW / 2
         yield _names(lane.name, lane.note, middle)
         yield Markup('<path class="base" d="M{},{}H{}"/>').format(_LEFT, row + _TICK_ROW, _RIGHT)
         if lane.open_from is not None and lane.open_to is not None:
             left, right = self.x(lane.open_from), self.x(lane.open_to)
             yield Markup('<rect class="open" x="{}" y="{}" width="{}" height="6" rx="3"/>').format(
-                left, middle - 3, round(right - left, 1)
+                left, middle - 3, round(max(right - left, 0), 1)
             )
-        taken: list[list[tuple[float, float]]] = [[], []]
         if lane.blind:
             yield from self.blind(lane, row)
         if lane.ticks:
-            columns = sorted({round(self.x(t) / _COLUMN) * _COLUMN for t in lane.ticks})
+            columns = sorted({round(self.x(t) / _COLUMN) * _COLUMN for t in lane.ticks if t <= self.figure.end})
             path = "".join(f"M{x:g},{row + 3:g}v{_TICK_ROW - 3}" for x in columns)
             yield Markup('<path class="tick" d="{}"/>').format(path)
+        if lane.bound_at is not None and lane.bound_at <= self.figure.end:
+            yield Markup('<path class="bound" d="M{},{}v{}"/>').format(self.x(lane.bound_at), row - 2, _TICK_ROW + 4)
+        for label in labels:
+            if label.row or label.css == "bound-label":
+                bottom = row - _LABEL_ROW * label.row
+                yield Markup('<path class="leader" d="M{},{}V{}"/>').format(label.mark_x, middle, bottom)
+        for mark in reversed(self.shown(lane)):
+            yield Markup('<g transform="translate({},{})"><title>{}</title><path class="mark {}" d="{}"/></g>').format(
+                self.x(mark.t), middle, mark.detail, mark.kind, _SHAPES.get(mark.kind, _SHAPES["other"])
+            )
+        for label in labels:
+            y = row - _LABEL_ROW * label.row - 3
+            yield Markup('<text class="{}" x="{}" y="{}">{}</text>').format(label.css, label.x, y, label.text)
+
+    def shown(self, lane: Lane) -> list[Mark]:
+        """The lane's marks in the picture, the weightiest first; of those of one kind in one place only the first."""
+        places: dict[tuple[str, int], Mark] = {}
+        for mark in lane.marks:
+            if mark.t > self.figure.end:
+                continue
+            places.setdefault((mark.kind, int(self.x(mark.t) / 4)), mark)
+        return sorted(places.values(), key=_priority)
+
+    def wanted_labels(self, lane: Lane) -> Iterator[tuple[str, str, float]]:
         if lane.bound_at is not None:
-            yield from self.bound(lane, top, taken)
-        yield from self.marks(lane.marks, top, middle, taken)
+            late = lane.bound_at > self.figure.end
+            yield (
+                f"{lane.bound_label}, after the end →" if late else lane.bound_label,
+                "bound-label",
+                self.x(lane.bound_at),
+            )
+        for mark in self.shown(lane):
+            if mark.label:
+                yield mark.label, f"label {mark.kind}", self.x(mark.t)
 
     def blind(self, lane: Lane, row: float) -> Iterator[Markup]:
         assert lane.blind
@@ -149,38 +193,13 @@ class _Drawing:
                 round((left + right) / 2, 1), row + 12.5, lane.blind_label
             )
 
-    def bound(self, lane: Lane, top: float, taken: list[list[tuple[float, float]]]) -> Iterator[Markup]:
-        assert lane.bound_at is not None
-        if lane.bound_at > self.figure.end:
-            text, x = f"{lane.bound_label}, after the end →", float(_RIGHT)
-        else:
-            text, x = lane.bound_label, self.x(lane.bound_at)
-            yield Markup('<path class="bound" d="M{},{}v{}"/>').format(x, top, 2 * _LABEL_ROW + _TICK_ROW)
-        yield from _label(text, "bound-label", x, top, taken)
-
-    def marks(
-        self, marks: Iterable[Mark], top: float, middle: float, taken: list[list[tuple[float, float]]]
-    ) -> Iterator[Markup]:
-        drawn: set[tuple[str, int]] = set()
-        shown = []
-        for mark in marks:
-            place = (mark.kind, int(self.x(mark.t) / 4))
-            if place not in drawn:
-                drawn.add(place)
-                shown.append(mark)
-        shown.sort(key=_priority)
-        for mark in reversed(shown):
-            yield Markup(
-                '<g class="at" transform="translate({},{})"><title>{}</title><path class="mark {}" d="{}"/></g>'
-            ).format(self.x(mark.t), middle, mark.detail, mark.kind, _SHAPES.get(mark.kind, _SHAPES["other"]))
-        for mark in shown:
-            yield from _label(mark.label, f"label {mark.kind}", self.x(mark.t), top, taken)
-
     def strip(self, strip: Strip, top: float) -> Iterator[Markup]:
         yield _names(strip.name, strip.note, top + _UNACKED_ROW + _STATE_ROW / 2 - 3)
         row = top + _UNACKED_ROW
         last = strip.samples[-1].t if strip.gone_at is None else strip.gone_at
-        columns = list(_columns(strip.samples, self.x))
+        columns = list(_columns((sample for sample in strip.samples if sample.t <= self.figure.end), self.x))
+        if not columns:
+            return
         ends = [x for x, _, _ in columns[1:]] + [max(self.x(last), columns[-1][0] + _COLUMN)]
         for left, right, kind in _runs([(x, end, kind) for (x, kind, _), end in zip(columns, ends, strict=True)]):
             width = round(right - left, 1)
@@ -192,10 +211,10 @@ class _Drawing:
                     round((left + right) / 2, 1), row + 11.5, kind
                 )
             yield Markup("</g>")
-        if strip.gone_at is not None:
+        if strip.gone_at is not None and strip.gone_at <= self.figure.end:
             x = self.x(strip.gone_at)
             yield Markup(
-                '<g class="at" transform="translate({},{})"><title>{}</title><path class="mark ended" d="{}"/></g>'
+                '<g transform="translate({},{})"><title>{}</title><path class="mark ended" d="{}"/></g>'
             ).format(x, row + _STATE_ROW / 2, f"gone at {seconds(strip.gone_at)}", _SHAPES["ended"])
             if x < _RIGHT - 45:
                 yield Markup('<text class="note start" x="{}" y="{}">gone</text>').format(x + 9, row + 11.5)
@@ -212,16 +231,18 @@ def _priority(mark: Mark) -> int:
     return _PRIORITY.index(mark.kind) if mark.kind in _PRIORITY else len(_PRIORITY)
 
 
-def _label(text: str, css: str, x: float, top: float, taken: list[list[tuple[float, float]]]) -> Iterator[Markup]:
-    """Place a label on the first of the lane's rows where it fits, or leave it to the mark's tooltip."""
-    width = len(text) * _CHARACTER
-    left = min(max(x - width / 2, _LEFT), _RIGHT - width)
-    for number, row in enumerate(taken):
-        if all(left > end + 6 or left + width < start - 6 for start, end in row):
-            row.append((left, left + width))
-            y = top + _LABEL_ROW * (len(taken) - number) - 2
-            yield Markup('<text class="{}" x="{}" y="{}">{}</text>').format(css, round(left + width / 2, 1), y, text)
-            return
+def _placed(wanted: Iterable[tuple[str, str, float]]) -> Iterator[_Label]:
+    """Give each label the nearest free place: over its mark, else to its right or left; none is left to the tooltip."""
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(_LABEL_ROWS)]
+    for text, css, mark_x in wanted:
+        width = len(text) * _CHARACTER
+        lefts = (mark_x - width / 2, mark_x - 6, mark_x + 6 - width)
+        for row, wished in product(range(_LABEL_ROWS), lefts):
+            left = min(max(wished, _LEFT - 8), _WIDTH - width)
+            if all(left > end + 5 or left + width < start - 5 for start, end in taken[row]):
+                taken[row].append((left, left + width))
+                yield _Label(text, css, round(left + width / 2, 1), row, mark_x)
+                break
 
 
 def _columns(samples: Iterable[Sample], x: Callable[[float], float]) -> Iterator[tuple[float, str, int]]:
@@ -258,17 +279,17 @@ def _unacked(columns: list[tuple[float, str, int]], ends: list[float], row: floa
     most = max(unacked for _, _, unacked in columns)
     if not most:
         return
-    steps = "".join(
-        f"M{left:g},{row:g}V{row - 1 - unacked / most * (_UNACKED_ROW - 3):.1f}H{right:g}V{row:g}Z"
+    heights = [
+        (left, right, unacked / most * (_UNACKED_ROW - 3))
         for (left, _, unacked), right in zip(columns, ends, strict=True)
-        if unacked
-    )
+    ]
+    steps = "".join(f"M{left:g},{row:g}v{-height:.1f}H{right:g}V{row:g}Z" for left, right, height in heights if height)
     yield Markup('<path class="unacked" d="{}"><title>unacknowledged segments, at most {}</title></path>').format(
         steps, most
     )
     peak = next(left for left, _, unacked in columns if unacked == most)
-    if peak < _RIGHT - 80:
-        yield Markup('<text class="note start" x="{}" y="{}">{} unacked</text>').format(peak, row - 3, most)
+    at, side = (peak + 3, "start") if peak < _RIGHT - 90 else (peak - 3, "")
+    yield Markup('<text class="note unacked-label {}" x="{}" y="{}">{} unacked</text>').format(side, at, row - 2, most)
 
 
 def axis_ticks(start: float, end: float) -> list[float]:
