@@ -1,8 +1,11 @@
-"""A drop of all packets towards this process where no network namespace can be had: a socket filter on its sockets.
+"""A drop of all packets towards this process where no network namespace can be had: options on its own sockets.
 
-A drop-all classic BPF filter discards segments before TCP sees them (socket(7), SO_ATTACH_FILTER), so the peer gets no
-answer and no error. Connections accepted later inherit the listener's filter. The filter stops what comes in only:
-the caller mutes what goes out (``Server.mute``) before it attaches, or the peer would still hear.
+Two ways, both before TCP sees a segment, so that the peer gets no answer and no error: a drop-all classic BPF filter
+(socket(7), SO_ATTACH_FILTER), and, where the kernel lets only root have that (EPERM), the TTL security check (ip(7),
+IP_MINTTL; RFC 5082) with the highest minimum, which Linux peers with their TTL of 64 never reach. Connections that are
+accepted later inherit either from the listener.
+
+Both stop only what comes in: ``Server.mute`` stops what goes out, or the peer would still hear.
 """
 
 import asyncio
@@ -18,6 +21,9 @@ from unblink.lab.log import emit
 
 SO_ATTACH_FILTER = 26
 SO_DETACH_FILTER = 27
+IP_MINTTL = 21
+IPV6_MINHOPCOUNT = 73
+HIGHEST_TTL = 255
 TCP_INFO_UNACKED_OFFSET = 24  # struct tcp_info: 8 bytes of u8, then rto, ato, snd_mss, rcv_mss, unacked
 ACK_WAIT_MS = 100  # more than a delayed acknowledgement (40 ms)
 _RET_0 = struct.pack("HBBI", 0x06, 0, 0, 0)
@@ -35,36 +41,24 @@ def sockets_on(port: int) -> Iterator[socket.socket]:
                     yield found
 
 
-def attach(port: int) -> int:
-    """Drop whatever comes for the TCP sockets of this process on local ``port``; how many sockets those are.
+def attach(port: int) -> tuple[str, int]:
+    """Drop whatever comes for the TCP sockets of this process on ``port``; by which way, and on how many sockets.
 
-    :raises OSError: the kernel refuses (EPERM); no socket keeps a filter then.
+    :raises OSError: the kernel allows neither way.
     """
-    instructions = ctypes.create_string_buffer(_RET_0, len(_RET_0))
-    program = struct.pack("HP", 1, ctypes.addressof(instructions))
-    count = 0
     try:
-        for each in sockets_on(port):
-            each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-            count += 1
-    except OSError:
-        detach(port)
-        raise
-    return count
+        return "socket-filter", _on_each(port, _attach_filter)
+    except PermissionError:
+        return "minimum-ttl", _on_each(port, _demand_highest_ttl)
 
 
 def detach(port: int) -> int:
-    """Hear again; how many sockets had a filter."""
-    count = 0
-    for each in sockets_on(port):
-        with contextlib.suppress(FileNotFoundError):  # ENOENT: it had none
-            each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-            count += 1
-    return count
+    """Hear again; how many sockets."""
+    return _on_each(port, _undo)
 
 
 def unacked(port: int) -> int:
-    """Segments that this process's connections on ``port`` have sent and the peers have not acknowledged"""
+    """Segments sent on ``port`` that the peers have not acknowledged (tcp(7), TCP_INFO)."""
     total = 0
     for each in sockets_on(port):
         if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0:
@@ -74,7 +68,7 @@ def unacked(port: int) -> int:
 
 
 async def go_deaf(port: int, mute: Callable[[bool], None]) -> bool:
-    """Mute, then attach; emit ``deaf`` with the number of sockets, or ``deaf-failed`` and stay as before.
+    """Mute, then attach; emit ``deaf`` {by, sockets}, or ``deaf-failed`` {error} and stay as before.
 
     Between the two the peers may acknowledge what was sent: later the kernel would repeat it to them.
     """
@@ -84,12 +78,13 @@ async def go_deaf(port: int, mute: Callable[[bool], None]) -> bool:
             break
         await asyncio.sleep(0.001)
     try:
-        count = attach(port)
+        by, count = attach(port)
     except OSError as error:
+        detach(port)
         mute(False)
         emit("deaf-failed", error=os.strerror(error.errno or 0))
         return False
-    emit("deaf", sockets=count)
+    emit("deaf", by=by, sockets=count)
     return True
 
 
@@ -98,3 +93,33 @@ def hear(port: int, mute: Callable[[bool], None]) -> None:
     count = detach(port)
     mute(False)
     emit("hearing", sockets=count)
+
+
+def _on_each(port: int, change: Callable[[socket.socket], None]) -> int:
+    count = 0
+    for each in sockets_on(port):
+        change(each)
+        count += 1
+    return count
+
+
+def _attach_filter(each: socket.socket) -> None:
+    instructions = ctypes.create_string_buffer(_RET_0, len(_RET_0))
+    each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(instructions)))
+
+
+def _demand_highest_ttl(each: socket.socket) -> None:
+    _set_lowest_ttl(each, HIGHEST_TTL)
+
+
+def _undo(each: socket.socket) -> None:
+    with contextlib.suppress(FileNotFoundError):  # ENOENT: it has no filter
+        each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    _set_lowest_ttl(each, 0)
+
+
+def _set_lowest_ttl(each: socket.socket, ttl: int) -> None:
+    if each.family == socket.AF_INET6:
+        each.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, ttl)
+    else:
+        each.setsockopt(socket.IPPROTO_IP, IP_MINTTL, ttl)
