@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from unblink.lab.apiserver.app import Application, application
 from unblink.lab.apiserver.asgi import Message
 from unblink.lab.apiserver.config import ApiserverConfig, CustomResource, Health, User
@@ -153,6 +155,10 @@ class Backend:
         async with asyncio.timeout(LIMIT_S):
             await self.app(scope, receive, stream.take)
 
+    def bookmark_every(self, period_ms: int) -> None:
+        """Quicker bookmarks, and the lease as slow as it was."""
+        self.app._config = msgspec.structs.replace(self.app._config, bookmark_period_ms=period_ms)
+
     async def configmap(self, name: str, **data: str) -> Any:
         """Create a ConfigMap in namespace lab."""
         made = await self.ask("POST", f"{LAB}/configmaps", {"metadata": {"name": name}, "data": data})
@@ -161,9 +167,7 @@ class Backend:
 
 
 @asynccontextmanager
-async def backend(
-    *, history: int = 1_000, bookmark_period_ms: int = 60_000, timeout_ms: int = 300
-) -> AsyncIterator[Backend]:
+async def backend(*, history: int = 1_000, timeout_ms: int = 300) -> AsyncIterator[Backend]:
     """Running, with its namespaces made."""
     store = Store(history)
     server = await asyncio.start_server(store.serve, "127.0.0.1", 0)
@@ -178,7 +182,6 @@ async def backend(
         private_key="",
         store_address="127.0.0.1",
         store_port=port,
-        bookmark_period_ms=bookmark_period_ms,
         custom_resources=(WIDGETS,),
     )
     client = StoreClient("127.0.0.1", port, timeout_ms=timeout_ms)
