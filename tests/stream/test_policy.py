@@ -21,7 +21,7 @@ def test_jitter_only_stretches(random: float, asked: int) -> None:
     backoff = Backoff(policy, lambda: 0, lambda: random)
     for number in range(asked):
         plain_ms = min(100 * 2**number, 1000)
-        assert plain_ms <= backoff.pause_ms() < 2 * plain_ms
+        assert plain_ms <= backoff.pause_ms() <= 2 * plain_ms
 
 
 def test_client_go_relists_after_all_but_a_clean_end() -> None:
