@@ -4,6 +4,7 @@ h2 keeps the protocol (RFC 9113), asyncio the socket and TLS. Plain http URLs sp
 """
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Mapping
@@ -260,7 +261,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._lose("the peer closed the connection" if exc is None else _plain(exc))
+        self._lose("the peer closed the connection" if exc is None else plain_reason(exc))
 
     # HTTP/2 events
 
@@ -329,9 +330,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _plain(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+def plain_reason(error: BaseException) -> str:
+    """An error in the words of the operating system where it has some; asyncio puts others in their place."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__
 
 
@@ -359,7 +361,7 @@ async def connect(access: Access, timeout_s: float, tls: ssl.SSLContext | None =
     except ssl.SSLCertVerificationError as error:
         raise Unreachable(f"{where}: the server's certificate is not trusted: {error.verify_message}") from None
     except OSError as error:
-        raise Unreachable(f"{where}: {_plain(error)}") from None
+        raise Unreachable(f"{where}: {plain_reason(error)}") from None
     tls_object = transport.get_extra_info("ssl_object")
     if tls_object is not None and tls_object.selected_alpn_protocol() != "h2":
         transport.abort()

@@ -12,6 +12,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 from wsproto.utilities import ProtocolError
 
 from unblink.client.kubeconfig import Access, KubeconfigError
+from unblink.client.transport import plain_reason
 from unblink.lab.clients import process
 from unblink.lab.log import emit, monotonic_s
 from unblink.stream.endings import EndedBy
@@ -54,7 +55,7 @@ class ExecSession:
         except ProtocolError as error:
             self.closed = (EndedBy.CONNECTION_LOST, self._why(f"WebSocket: {error}"))
         except OSError as error:
-            self.closed = (EndedBy.CONNECTION_LOST, self._why(error.strerror or type(error).__name__))
+            self.closed = (EndedBy.CONNECTION_LOST, self._why(plain_reason(error)))
         self._arrived.set()
 
     def _open(self) -> bool:
@@ -129,7 +130,7 @@ async def open_session(access: Access, namespace: str, pod: str) -> ExecSession:
     except TimeoutError:
         reason = f"no exec session within {OPEN_TIMEOUT_S:g} s"
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = plain_reason(error)
     except (NotOpened, ProtocolError) as error:
         reason = str(error)
     if writer is not None:

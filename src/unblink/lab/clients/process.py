@@ -65,7 +65,7 @@ async def first_connection(to: Access) -> Connection:
         await asyncio.sleep(RETRY_S)
 
 
-async def until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+async def until(stop: asyncio.Event, work: Awaitable[object]) -> None:
     """Let the work run until it ends or until the stop, which cancels it."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stop.wait())
