@@ -88,6 +88,7 @@ def test_a_stream_detector_leaves_no_bound_and_the_dead_connection() -> None:
 
 
 def test_with_a_connection_detector_behind_it_a_stream_detector_has_a_bound() -> None:
+    assert predict(chain(watch_idle_timeout_ms=4000), Fault.DROP).recovers is None
     predicted = predict(chain(watch_idle_timeout_ms=4000, http2_ping=PING), Fault.DROP)
     assert predicted.ended_by == "watch-idle-timeout"
     assert predicted.bound_s == predict(chain(http2_ping=PING), Fault.DROP).bound_s
@@ -120,8 +121,9 @@ chains = st.builds(
 @given(chains, st.sampled_from(list(Fault)))
 def test_a_bound_is_finite_and_of_a_detector_that_notices(any_chain: Chain, fault: Fault) -> None:
     predicted = predict(any_chain, fault)
-    if predicted.recovers:
-        assert isinstance(bounds.DETECTORS[str(predicted.ended_by)](any_chain, fault), After)
+    if predicted.recovers is not False:
+        assert predicted.ended_by in predicted.detectors
+        assert all(isinstance(bounds.DETECTORS[name](any_chain, fault), After) for name in predicted.detectors)
     else:
         assert all(isinstance(detector(any_chain, fault), Never) for detector in bounds.DETECTORS.values())
     if predicted.bound_s is not None:

@@ -22,7 +22,7 @@ TCP_RETRIES2_S = 924.6
 """The least time until 15 unanswered retransmissions end a connection (Linux, Documentation/networking/ip-sysctl)."""
 
 GRACEFUL_END_S = 1.0
-"""A drained apiserver ends its watches itself once its grace is over; the lab's grace is added by its chain's fault."""
+"""A drained apiserver delivers events until it ends its watches cleanly; this is for the end itself."""
 
 LEFT_IN_POOL = "; the dead connection stays in the pool, and each new request may meet it again"
 
@@ -49,14 +49,17 @@ class After:
 class Prediction:
     """What a cell of this chain and fault must show.
 
-    ``bound_s`` is the worst blind time in seconds: None with ``recovers`` means that it ends, but no bound can be
-    stated; None without ``recovers`` means blind until the connection's very end (``TCP_RETRIES2_S`` or for ever).
-    ``parts_s`` names what adds up to the bound. ``ended_by`` is the detector that ends the stream.
+    ``recovers`` of None is chance: the watch is ended, but its client's next list may be put on the same dead
+    connection, where nothing ends it. ``bound_s`` is the worst blind time in seconds: None with ``recovers`` means that
+    it ends, but no bound can be stated; None without it means blind until the connection's very end
+    (``TCP_RETRIES2_S`` or for ever). ``parts_s`` names what adds up to the bound. ``ended_by`` is the detector with the
+    shortest time, ``detectors`` are all that notice: any of them may be first, for their times are upper bounds.
     """
 
-    recovers: bool
+    recovers: bool | None
     bound_s: float | None
     ended_by: str | None
+    detectors: frozenset[str]
     recovery: str
     exec_survives: bool
     parts_s: tuple[tuple[str, float], ...]
@@ -70,7 +73,7 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
     found = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, After)}
     if not found:
         why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if isinstance(verdict, Never))
-        return Prediction(False, None, None, "none", exec_survives, (), why)
+        return Prediction(False, None, None, frozenset(), "none", exec_survives, (), why)
     first = min(found, key=lambda name: found[name].seconds)
     ends_connection = found.keys() - STREAM_DETECTORS
     decisive = min(ends_connection, key=lambda name: found[name].seconds) if ends_connection else first
@@ -86,9 +89,10 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
     )
     ends_cleanly = fault is Fault.ROLLING_RESTART
     return Prediction(
-        recovers=True,
+        recovers=True if ends_connection or first == "stream-idle-timeout" else None,
         bound_s=round(sum(seconds for _, seconds in parts), 3) if ends_connection else None,
         ended_by=first,
+        detectors=frozenset(found),
         recovery="re-watch" if ends_cleanly and chain.client.resumes_after_clean_end else "relist",
         exec_survives=exec_survives,
         parts_s=parts,

@@ -10,7 +10,7 @@ from unblink.bounds import Prediction
 from unblink.lab import judge
 from unblink.lab.judge import Blindness, Observation, Verdict, blindness, merged
 
-FAULT_S, UNTIL_S, TOLERANCE_S = 10.0, 40.0, 2.0
+FAULT_S, UNTIL_S, PERIOD_S = 10.0, 40.0, 0.5
 WRITTEN = [(second / 2, second) for second in range(1, 80)]
 
 
@@ -20,7 +20,7 @@ def seen(*spans: tuple[float, float]) -> list[tuple[float, int]]:
 
 
 def measured(*spans: tuple[float, float]) -> Blindness:
-    return blindness(seen(*spans), WRITTEN, FAULT_S, UNTIL_S, TOLERANCE_S)
+    return blindness(seen(*spans), WRITTEN, FAULT_S, UNTIL_S, PERIOD_S)
 
 
 def test_one_that_sees_all_the_time_is_blind_for_one_period() -> None:
@@ -53,12 +53,21 @@ def test_a_watch_that_recovered_and_is_silent_again_has_both() -> None:
 
 
 def test_where_nothing_was_written_nobody_is_blind() -> None:
-    assert blindness([(1.0, 1)], [(0.9, 1)], FAULT_S, UNTIL_S, TOLERANCE_S) == Blindness(0.0, 0.0, FAULT_S, FAULT_S)
+    assert blindness([(1.0, 1)], [(0.9, 1)], FAULT_S, UNTIL_S, PERIOD_S) == Blindness(0.0, 0.0, FAULT_S, FAULT_S)
+
+
+def test_while_nothing_is_written_nobody_is_blind() -> None:
+    paused = [(moment, rv) for moment, rv in WRITTEN if not 15 <= moment < 25]
+    held = [(moment + 0.01, rv) for moment, rv in paused]
+    assert blindness(held, paused, FAULT_S, UNTIL_S, PERIOD_S).blind_s == pytest.approx(0.51, abs=0.02)
+    paused_to_the_end = blindness(held[:29], paused[:29], FAULT_S, 24.0, PERIOD_S)
+    assert paused_to_the_end.blind_s == pytest.approx(0.51, abs=0.02)
+    assert paused_to_the_end.open_gap_s == 0.0
 
 
 def test_an_old_version_that_comes_late_is_no_sight() -> None:
     again = [*seen((0, 10)), (20.0, 3), (30.0, 4)]
-    assert blindness(again, WRITTEN, FAULT_S, UNTIL_S, TOLERANCE_S).blind_s is None
+    assert blindness(again, WRITTEN, FAULT_S, UNTIL_S, PERIOD_S).blind_s is None
 
 
 @given(st.floats(10.5, 35), st.floats(0.1, 20))
@@ -95,9 +104,18 @@ def test_whether_exec_survived(lines: list[dict[str, object]], survived: bool | 
     assert judge.exec_survived(lines) is survived
 
 
-RECOVERS = Prediction(True, 8.0, "http2-ping", "relist", True, (), "a PING stays unanswered")
-NEVER = Prediction(False, None, None, "none", True, (), "nothing notices")
-WITHOUT_BOUND = replace(RECOVERS, bound_s=None, ended_by="stream-idle-timeout", exec_survives=False)
+RECOVERS = Prediction(True, 8.0, "http2-ping", frozenset({"http2-ping"}), "relist", True, (), "a PING stays unanswered")
+NEVER = Prediction(False, None, None, frozenset(), "none", True, (), "nothing notices")
+WITHOUT_BOUND = replace(
+    RECOVERS,
+    bound_s=None,
+    ended_by="stream-idle-timeout",
+    detectors=frozenset({"stream-idle-timeout"}),
+    exec_survives=False,
+)
+CHANCE = replace(
+    RECOVERS, recovers=None, bound_s=None, ended_by="watch-idle-timeout", detectors=frozenset({"watch-idle-timeout"})
+)
 SEEN = Observation(Blindness(4.0, 0.0, 10.0, 14.0), 30.0, 6, 0, 1, True, False, 0, "http2-ping", 13.0)
 BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None, ended_s=None)
 
@@ -118,6 +136,9 @@ BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None
         (replace(BLIND, client_port_changed=True), NEVER, Verdict.FAIL, "connection changed"),
         (replace(BLIND, watches_elsewhere=1), NEVER, Verdict.FAIL, "another apiserver"),
         (replace(SEEN, exec_survived=False, ended_by="stream-idle-timeout"), WITHOUT_BOUND, Verdict.PASS, "PING"),
+        (replace(BLIND, ended_by="watch-idle-timeout"), CHANCE, Verdict.PASS, "chance"),
+        (replace(SEEN, ended_by="watch-idle-timeout"), CHANCE, Verdict.PASS, "chance"),
+        (BLIND, CHANCE, Verdict.FAIL, "ended by None"),
         (replace(SEEN, ended_by="stream-idle-timeout"), WITHOUT_BOUND, Verdict.FAIL, "exec session survived"),
     ],
 )

@@ -13,8 +13,6 @@ from unblink.lab.cell import Stage
 from unblink.lab.judge import Observation
 from unblink.lab.log import monotonic_s
 
-TOLERANCE_S = 2.0
-TOLERANCE_PERIODS = 4
 USER_AGENTS = {"kubectl": "kubectl", "reflector": "unblink", "client-go": "client-go-informer"}
 
 ENDED_BY = {
@@ -34,8 +32,8 @@ def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observati
     lines = stage.journal(client).lines()
     held = judge.held_objects(lines)
     written = [(line["t"], int(line["rv"])) for line in stage.journal("writer").lines() if line["event"] == "written"]
-    tolerance_s = max(TOLERANCE_S, TOLERANCE_PERIODS * stage.cell.event_period_ms / 1000)
-    blind = judge.blindness(held, written, stage.fault_s, stage.until_s, tolerance_s)
+    period_s = stage.cell.event_period_ms / 1000
+    blind = judge.blindness(held, written, stage.fault_s, stage.until_s, period_s)
     streams = _watch_streams(stage, client)
     fault_unix_s = stage.fault_s + realtime_ahead_s
     until_unix_s = stage.until_s + realtime_ahead_s
@@ -47,7 +45,7 @@ def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observati
     return Observation(
         blindness=blind,
         observed_for_s=stage.until_s - stage.fault_s,
-        lost=judge.lost(held, written, stage.steady_s, stage.until_s - tolerance_s),
+        lost=judge.lost(held, written, stage.steady_s, stage.until_s - judge.tolerance_s(period_s)),
         duplicated=judge.duplicated(lines),
         relists=judge.relists(lines, stage.fault_s),
         exec_survived=judge.exec_survived(stage.journal("exec").lines()),
@@ -73,7 +71,10 @@ def _ended_by(stage: Stage, row: access_log.Row, until_unix_s: float, realtime_a
     if ending is None or ended_s > until_unix_s:
         return None
     if ending != "server-connection-lost":
-        return ENDED_BY.get(ending, ending)
+        is_watch_route = (
+            ending == "gateway-stream-idle-timeout" and stage.cell.gateway.watch_idle_timeout_ms is not None
+        )
+        return "watch-idle-timeout" if is_watch_route else ENDED_BY.get(ending, ending)
     if _stat(stage.folder / "stats.json", "cluster.apiserver.http2.keepalive_timeout"):
         return "http2-ping"
     timer = _last_timer(stage.folder / "sockets.jsonl", row.server_leg, ended_s - realtime_ahead_s)
