@@ -248,10 +248,16 @@ async def test_a_veth_pair_between_namespaces_shows_both_directions_and_its_end(
         with pytest.raises(OSError):
             open_interface("b0").close()
         await talk(APISERVER, bytes(200_000), there)
-        await until(lambda: seen(capture.packets, "apiserver", src=APISERVER) >= 3)
-        await until(lambda: sum(p.payload_bytes for p in capture.packets if p.interface == "apiserver") == 200_000)
-        sent = seen(capture.packets, "gateway", src=GATEWAY, outgoing=True)
-        assert sent == seen(capture.packets, "apiserver", src=GATEWAY, outgoing=False) > 0
+        # both have sent their FIN, and the first to do so its last ACK
+        await until(lambda: sum(bool(packet.flags & FIN) for packet in capture.packets) == 4)
+        await until(
+            lambda: (
+                seen(capture.packets, "gateway", src=GATEWAY, outgoing=True)
+                == seen(capture.packets, "apiserver", src=GATEWAY, outgoing=False)
+                > 3
+            )
+        )
+        assert sum(packet.payload_bytes for packet in capture.packets if packet.interface == "apiserver") == 200_000
         assert seen(capture.packets, "gateway", src=GATEWAY, outgoing=False) == 0
         assert seen(capture.packets, "gateway", src=APISERVER, outgoing=False) > 0
 
