@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/net/http2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // stream is what the transport learns of one watch request: how the body of its answer ended.
@@ -83,12 +85,20 @@ func endedBy(err error) (by, detail string) {
 }
 
 // refusedBy names the party in an error of the request itself, before any answer of 200.
-func refusedBy(err error, answered bool) (by, detail string) {
-	if answered || errors.Is(err, syscall.ECONNREFUSED) {
+func refusedBy(err error) (by, detail string) {
+	var answered apierrors.APIStatus
+	switch {
+	case errors.As(err, &answered):
+		return "refused", statusText(answered.Status())
+	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused", err.Error()
 	}
 	if by, detail := endedBy(err); by != "server-closed" {
 		return by, detail
 	}
 	return "connection-lost", err.Error()
+}
+
+func statusText(status metav1.Status) string {
+	return fmt.Sprintf("%d %s: %s", status.Code, status.Reason, status.Message)
 }

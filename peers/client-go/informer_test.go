@@ -224,6 +224,9 @@ func TestAServerWithoutWatchListIsListed(t *testing.T) {
 	invalid := `{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"Invalid","code":422,"message":"sendInitialEvents: Forbidden"}`
 	list := `{"apiVersion":"v1","kind":"ConfigMapList","metadata":{"resourceVersion":"20"},"items":[` + configMap("canary", "15") + `]}`
 	lines, _ := play(t, "watch", 1, status(422, invalid), status(200, list), then(stream200(""), hold))
+	if detail := lines[1]["detail"]; detail != "422 Invalid: sendInitialEvents: Forbidden" {
+		t.Errorf("detail is %q", detail)
+	}
 	expect(t, lines, "ready", "ended refused", "list 20 1 initial", "object ADDED canary 15 list", "watch 20 false")
 }
 
@@ -244,10 +247,10 @@ func TestEndings(t *testing.T) {
 			t.Errorf("%v: %s, wanted %s", test.err, by, test.by)
 		}
 	}
-	if by, _ := refusedBy(&url.Error{Err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}, false); by != "refused" {
+	if by, _ := refusedBy(&url.Error{Err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}); by != "refused" {
 		t.Error("a refused connection is refused")
 	}
-	if by, _ := refusedBy(&url.Error{Err: io.EOF}, false); by != "connection-lost" {
+	if by, _ := refusedBy(&url.Error{Err: io.EOF}); by != "connection-lost" {
 		t.Error("a connection that ended before the answer is lost")
 	}
 }

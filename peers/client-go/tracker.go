@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -95,8 +93,7 @@ func (t *tracker) watch(ctx context.Context, client dynamic.ResourceInterface, o
 	inner, err := client.Watch(context.WithValue(ctx, streamKey{}, body), opts)
 	if err != nil {
 		if ctx.Err() == nil {
-			var status apierrors.APIStatus
-			by, detail := refusedBy(err, errors.As(err, &status))
+			by, detail := refusedBy(err)
 			t.log.emit("ended", fields{"by": by, "detail": detail})
 		}
 		return nil, err
@@ -172,7 +169,7 @@ func errorEvent(object runtime.Object, bodyEnd error) (by, detail string) {
 		}
 	}
 	if status, ok := object.(*metav1.Status); ok {
-		return "error-event", fmt.Sprintf("%d %s: %s", status.Code, status.Reason, status.Message)
+		return "error-event", statusText(*status)
 	}
 	return "error-event", apierrors.FromObject(object).Error()
 }
