@@ -1,10 +1,19 @@
 import asyncio
+from typing import cast
 
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
 import pytest
 from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.lab.apiserver.peers import Files, Held, Http2Client, echo, plain, run, serving
 
 from unblink.lab.apiserver.asgi import Receive, Scope, Send
+from unblink.lab.apiserver.http2 import Http2
+from unblink.lab.apiserver.outlet import Outlet
 
 
 def test_settings_are_those_of_kube_apiserver(files: Files) -> None:
@@ -192,5 +201,65 @@ def test_what_is_not_http2_ends_the_connection_with_a_goaway(files: Files) -> No
             with pytest.raises(asyncio.IncompleteReadError):
                 await client.frame()
             await server.empty()
+
+    run(scenario())
+
+
+class InMemory:
+    """The transport under an outlet, with h2's own client at the other end."""
+
+    def __init__(self, window: int) -> None:
+        self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        initial = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+        self.client.local_settings = h2.settings.Settings(client=True, initial_values=initial)
+        self.client.initiate_connection()
+        self.bodies: dict[int, bytes] = {}
+        self.ended: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        for event in self.client.receive_data(data):
+            if isinstance(event, h2.events.DataReceived):
+                self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
+                self.client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                self.ended.append(event.stream_id)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 100_000), max_size=8), min_size=1, max_size=5),
+    st.integers(4_000, 70_000),
+    st.integers(min_value=0),
+)
+@settings(max_examples=40)
+def test_every_stream_arrives_whole_whatever_the_window(bodies: list[list[int]], window: int, seed: int) -> None:
+    sizes = {2 * number + 1: chunks for number, chunks in enumerate(bodies)}
+
+    async def chunked(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        stream_id = int(scope["path"][1:])
+        for number, size in enumerate(sizes[stream_id]):
+            await send({"type": "http.response.body", "body": bytes([number + seed % 200]) * size, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> None:
+        peer = InMemory(window)
+        outlet = Outlet(cast(asyncio.Transport, peer), muted=False)
+        server = Http2(outlet, chunked, {"client": ("", 0), "server": ("", 0), "state": {}}, lambda: None)
+        for stream_id in sizes:
+            pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "x"), (":path", f"/{stream_id}")]
+            peer.client.send_headers(stream_id, pseudo, end_stream=True)
+        while len(peer.ended) < len(sizes):
+            server.data_received(peer.client.data_to_send())
+            await asyncio.sleep(0)
+        for stream_id, chunks in sizes.items():
+            expected = b"".join(bytes([number + seed % 200]) * size for number, size in enumerate(chunks))
+            assert peer.bodies.get(stream_id, b"") == expected
+        assert not server.busy
 
     run(scenario())
