@@ -29,7 +29,7 @@ TIMERS = {"keepalive": "tcp-keepalive", "retransmit": "tcp-user-timeout", "persi
 
 def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observation:
     """What one client of the cell went through. `realtime_ahead_s` is CLOCK_REALTIME less CLOCK_MONOTONIC."""
-    lines = stage.journal(client).lines()
+    lines = [line for line in stage.journal(client).lines() if line["t"] <= stage.until_s]
     held = judge.held_objects(lines)
     written = [(line["t"], int(line["rv"])) for line in stage.journal("writer").lines() if line["event"] == "written"]
     period_s = stage.cell.event_period_ms / 1000
@@ -93,7 +93,7 @@ def _last_timer(path: Path, local: str | None, ended_s: float) -> str | None:
         if table["t"] > ended_s:
             break
         for row in table["sockets"]:
-            if table["host"] == "gateway" and row["local"] == local:
+            if row["local"] == local:
                 waits = row["probes"] or row["unacked"] or row["timer"] == "keepalive"
                 last = row["timer"] if waits else None
     return last
