@@ -29,8 +29,8 @@ def test_forbidden_names_what_was_asked_for() -> None:
 
 
 def test_apply_conflicts() -> None:
-    one = statuses.apply_conflict([('m" using v1', ".data.a")])
-    assert str(one).startswith('Apply failed with 1 conflict: conflict with "m" using v1')
+    one = statuses.apply_conflict([('"m" using v1', ".data.a")])
+    assert str(one) == 'Apply failed with 1 conflict: conflict with "m" using v1: .data.a'
     two = statuses.apply_conflict([("m", ".a"), ("n", ".b")])
     assert str(two).startswith("Apply failed with 2 conflicts: ")
     assert [cause["field"] for cause in two.status["details"]["causes"]] == [".a", ".b"]

@@ -101,16 +101,16 @@ def apply(live: Object | None, wanted: Object, manager: str, time: str, *, force
         if _same(entry, mine):
             dropped = paths - set(wanted_leaves)
             continue
-        conflicts += [
-            (f'{entry["manager"]}" using {entry["apiVersion"]}', "." + ".".join(path)) for path in sorted(paths & taken)
-        ]
+        who = f'"{entry["manager"]}" using {entry["apiVersion"]}'
+        conflicts += [(who, "." + ".".join(path)) for path in sorted(paths & taken)]
         held_by_others |= paths
         others += _with_paths(entry, paths - taken)
     if conflicts and not force:
         raise statuses.apply_conflict(conflicts)
-    result = _merged(live or {}, wanted)
+    kept = dict(live or {})
     for path in sorted(dropped - held_by_others, reverse=True):
-        _remove(result, path)
+        _remove(kept, path)
+    result = _merged(kept, wanted)
     entries = others + _with_paths(mine, set(wanted_leaves))
     result["metadata"] = {**result["metadata"], "managedFields": entries}
     return result

@@ -106,20 +106,14 @@ def conflict(group: str, resource: str, name: str, why: str | None = None) -> Ap
 
 
 def apply_conflict(conflicts: list[tuple[str, str]]) -> ApiError:
-    """Server-side apply found fields of other managers: pairs of manager and field path."""
+    """Server-side apply found fields of other managers: pairs of ``"manager" using version`` and field path."""
     many = "conflicts" if len(conflicts) > 1 else "conflict"
-    first = conflicts[0]
-    message = f"Apply failed with {len(conflicts)} {many}: "
-    message += (
-        f'conflict with "{first[0]}": {first[1]}'
-        if len(conflicts) == 1
-        else ", ".join(f'conflict with "{manager}": {field}' for manager, field in conflicts)
-    )
+    each = ", ".join(f"conflict with {who}: {field}" for who, field in conflicts)
     causes = [
-        {"reason": "FieldManagerConflict", "message": f'conflict with "{manager}"', "field": field}
-        for manager, field in conflicts
+        {"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": field}
+        for who, field in conflicts
     ]
-    return failure(409, message, "Conflict", {"causes": causes})
+    return failure(409, f"Apply failed with {len(conflicts)} {many}: {each}", "Conflict", {"causes": causes})
 
 
 def method_not_allowed() -> ApiError:
