@@ -263,3 +263,18 @@ def test_every_stream_arrives_whole_whatever_the_window(bodies: list[list[int]],
         assert not server.busy
 
     run(scenario())
+
+
+def test_a_request_that_crosses_the_goaway_is_refused_and_not_lost(files: Files) -> None:
+    async def scenario() -> None:
+        async with serving(echo, files) as (server, port), Http2Client.open(port, files) as client:
+            client.request(1)
+            await client.response(1)
+            server.go_away()
+            client.request(3)  # sent before the client has read the GOAWAY
+            refused = await client.response(3)
+            assert refused.goaway is not None and (refused.goaway.last_stream_id, refused.reset) == (1, 7)
+            with pytest.raises(asyncio.IncompleteReadError):
+                await client.frame()
+
+    run(scenario())

@@ -10,7 +10,7 @@ from unblink.lab.apiserver.config import Health
 from unblink.lab.apiserver.server import Server
 from unblink.lab.log import emit
 
-FLUSH_S = 1.0
+FLUSH_S = 1.5  # more than an HTTP/2 connection lingers after its GOAWAY
 
 
 async def drain(server: Server, health: Health, *, shutdown_delay_ms: int, watch_grace_ms: int) -> None:

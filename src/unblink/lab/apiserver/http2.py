@@ -29,6 +29,7 @@ SETTINGS = {
 }
 CONNECTION_WINDOW_INCREMENT = 26_148_865
 MAX_UNSENT_PER_STREAM = 65_536
+GOAWAY_LINGER_S = 1.0  # goAwayTimeout of Go's http2 server
 _FLUSH_BYTES = 65_536
 
 
@@ -225,12 +226,10 @@ class Http2:
         self._close_if_done()
 
     def _close_if_done(self) -> None:
+        """After the last stream the client may close; what it asks meanwhile is refused, not lost in a reset."""
         self._changed()
         if self._going_away and not self._streams:
-            data = self._h2.data_to_send()
-            if data:
-                self._outlet.write(data)
-            self._outlet.close()
+            asyncio.get_running_loop().call_later(GOAWAY_LINGER_S, self._outlet.close)
 
 
 class _Stream:
