@@ -30,7 +30,7 @@ def make(folder: Path, real_time: bool = False) -> dict[str, Any]:
         dump(cell / "timeline.jsonl", lines)
         dump(cell / "sockets.jsonl", sockets(cure, blind_s, end))
         for name in ("client-leg.pcapng", "server-leg.pcapng", "envoy.log"):
-            (cell / name).touch()
+            (cell / name).write_text("made up")
         for number, client in enumerate(CLIENTS):
             blind = None if blind_s is None else round(blind_s + number * 0.3, 2)
             failed = cell_id.startswith("b")
@@ -77,7 +77,7 @@ def timeline(cell_id: str, blind_s: float | None, end: float) -> Iterator[Line]:
     for name in ("store", "apiserver-1", "apiserver-2", "gateway"):
         yield step(0.4 + chance.random(), name, "ready")
     yield step(FAULT, "fault", "on", fault="drop", target="apiserver-1", address=DEAD)
-    yield step(FAULT + 1.2, "fault", "proof", before=3, behind=0)
+    yield step(FAULT + 1.2, "fault", "proof", proven=True, evidence="3 packets came to the router and none left it")
     yield step(end - 0.4, "fault", "off")
     writes = [3 + number * 0.5 for number in range(int((end - 3.5) / 0.5))]
     for number, t in enumerate(writes):

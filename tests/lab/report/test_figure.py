@@ -27,6 +27,7 @@ def test_the_lanes_are_fault_writer_clients_and_exec(tmp_path: Path) -> None:
     drawn = made(tmp_path, "c-tcp-keepalive")
     assert [lane.name for lane in drawn.lanes] == ["fault", "writer", "kubectl", "reflector", "client-go", "exec"]
     assert drawn.fault_on == FAULT
+    assert drawn.proof == "3 packets came to the router and none left it"
 
 
 def test_a_client_that_recovers_shows_its_blind_span_its_bound_and_every_turn(tmp_path: Path) -> None:
@@ -60,6 +61,15 @@ def test_a_long_cell_that_recovers_early_is_cut(tmp_path: Path) -> None:
     drawn = made(tmp_path, "c-tcp-keepalive", real_time=True)
     assert drawn.cell_end >= 890
     assert FAULT + 5.8 < drawn.end < 30
+
+
+def test_a_long_wait_before_the_fault_is_cut(tmp_path: Path) -> None:
+    steps = [step(t, "writer", "written") for t in range(600)]
+    dump(tmp_path / "timeline.jsonl", [*steps, step(500, "fault", "on")])
+    drawn = figure([row()], tmp_path)
+    assert drawn
+    assert 490 < drawn.start < 500
+    assert 503 < drawn.end < 510
 
 
 def test_the_exec_session_ends_where_it_was_closed(tmp_path: Path) -> None:

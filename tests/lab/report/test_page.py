@@ -106,8 +106,8 @@ def test_what_is_not_known_is_said_to_be_unknown(result: dict[str, Any], tmp_pat
 
 def test_how_the_lab_ran_is_told(result: dict[str, Any], tmp_path: Path) -> None:
     assert "one router between them" in render(result, tmp_path)
-    result["mode"] = "loopback"
-    assert "namespaces are forbidden here" in render(result, tmp_path)
+    result |= {"mode": "loopback", "mode_reason": "unshare(2): Operation not permitted"}
+    assert "namespaces are forbidden here (unshare(2): Operation not permitted)" in render(result, tmp_path)
     assert "envoy 1.40.0, kubectl 1.36.2" in render(result, tmp_path)
 
 

@@ -48,6 +48,7 @@ def any_figure(pick: st.DrawFn) -> Figure:
         cell_end=end,
         fault_on=pick(st.none() | times),
         fault_off=pick(st.none() | times),
+        proof="",
         lanes=pick(st.lists(lanes, max_size=3)),
         strips=pick(st.lists(strips, max_size=2)),
         left_out=0,
@@ -120,12 +121,12 @@ def test_thousands_of_events_make_a_small_picture() -> None:
     writer = Lane("writer", ticks=[number / 100 for number in range(50_000)])
     relists = Lane("client", marks=[Mark(number / 10, "relist", "relist", "") for number in range(5_000)])
     socket = Strip("a", "b", [Sample(number / 50, "off", number % 3) for number in range(25_000)], None)
-    drawn = Figure(0, 500, 500, None, None, [writer, relists], [socket], 0, [], 0)
+    drawn = Figure(0, 500, 500, None, None, "", [writer, relists], [socket], 0, [], 0)
     assert len(draw(drawn, "cell", "")) < 100_000
 
 
 def test_a_bound_beyond_the_picture_is_told() -> None:
-    drawn = Figure(0, 10, 10, 1, None, [Lane("client", bound_at=50, bound_label="bound 49.0 s")], [], 0, [], 0)
+    drawn = Figure(0, 10, 10, 1, None, "", [Lane("client", bound_at=50, bound_label="bound 49.0 s")], [], 0, [], 0)
     assert "bound 49.0 s, after the end →" in texts(draw(drawn, "cell", ""))
 
 

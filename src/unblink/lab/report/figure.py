@@ -17,7 +17,8 @@ _APISERVER_PORT = 6443
 _FIRST_EPHEMERAL_PORT = 32768
 _STRIPS_OF_A_HOST = 4
 _STORY_LINES = 80
-_BEFORE_S = 1.0
+_MARGIN_S = 1.0
+_NO_CHANGE = frozenset({"fault-off", "proof", "echo"})
 
 # What a strip shows of a socket: its timer while established, else how far it is in opening or closing.
 _CLOSING = frozenset({"fin-wait-1", "fin-wait-2", "time-wait", "close-wait", "last-ack", "closing"})
@@ -79,8 +80,9 @@ class Strip:
 class Figure:
     """All of one cell's picture, and ``story``: the same in words, in order.
 
-    The picture ends some time after the last change, the cell at ``cell_end``. ``left_out`` connections and
-    ``untold`` lines of the story are in the evidence only.
+    The picture starts a while before the fault and ends a while after the last change, the cell at ``cell_end``.
+    ``proof`` says how the run knows that the fault hit. ``left_out`` connections and ``untold`` lines of the story are
+    in the evidence only.
     """
 
     start: float
@@ -88,6 +90,7 @@ class Figure:
     cell_end: float
     fault_on: float | None
     fault_off: float | None
+    proof: str
     lanes: list[Lane]
     strips: list[Strip]
     left_out: int
@@ -108,15 +111,19 @@ def figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> Figure | None:
     lanes += [_client_lane(row, steps, on, end) for row in rows]
     lanes.append(_exec_lane(steps, end))
     lanes = [lane for lane in lanes if lane.ticks or lane.marks or lane.blind]
-    start = max(0.0, min([t for lane in lanes for t in _times(lane)] + [end if on is None else on]) - _BEFORE_S)
+    start, shown_end = _worth_showing(lanes, on, end)
     strips, left_out = _strips(folder, steps, on)
     story = list(_story(steps))
     return Figure(
         start=start,
-        end=end if on is None else min(end, _worth_showing(lanes, on)),
+        end=shown_end,
         cell_end=end,
         fault_on=on,
         fault_off=off,
+        proof=next(
+            (str(step.get("evidence") or _detail(step)) for step in _of(steps, "fault") if step["event"] == "proof"),
+            "none",
+        ),
         lanes=lanes,
         strips=strips,
         left_out=left_out,
@@ -125,14 +132,21 @@ def figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> Figure | None:
     )
 
 
-def _worth_showing(lanes: Iterable[Lane], on: float) -> float:
-    """Twice the time from the fault to the last change, so that what matters is not squeezed into a corner."""
+def _worth_showing(lanes: Iterable[Lane], on: float | None, end: float) -> tuple[float, float]:
+    """From the first step to the end, but cut where nothing changes, so that what matters is not in a corner.
+
+    After the fault twice the time to the last change, before it at most half of that.
+    """
+    first = max(0.0, min([t for lane in lanes for t in _times(lane)], default=0.0) - _MARGIN_S)
+    if on is None:
+        return first, end
     changes = [on]
     for lane in lanes:
-        changes += [mark.t for mark in lane.marks if mark.kind not in {"fault-off", "echo"}]
+        changes += [mark.t for mark in lane.marks if mark.kind not in _NO_CHANGE]
         changes += [lane.blind[1]] if lane.blind else []
         changes += [lane.bound_at] if lane.bound_at is not None else []
-    return on + 2 * (max(changes) - on) + 2 * _BEFORE_S
+    shown_end = min(end, on + 2 * (max(changes) - on) + 2 * _MARGIN_S)
+    return max(first, on - (shown_end - on) / 2 - _MARGIN_S), shown_end
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

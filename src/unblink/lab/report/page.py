@@ -45,6 +45,7 @@ def render(result: Mapping[str, Any], run_folder: Path) -> str:
     return template.render(
         result=result,
         mode=_MODES.get(result["mode"], result["mode"]),
+        mode_reason=result.get("mode_reason"),
         counts=_counts(result["cells"]),
         rows=[_row(cell) for cell in result["cells"]],
         cells=list(_cells(result["cells"], run_folder)),
@@ -98,7 +99,7 @@ def _cells(rows: Sequence[Mapping[str, Any]], run_folder: Path) -> Iterator[dict
             "rows": [_row(row) for row in of_folder],
             "figure": picture,
             "svg": _drawn(picture, first),
-            "files": sorted(path.name for path in folder.glob("*") if path.is_file()),
+            "files": sorted(path.name for path in folder.glob("*") if path.is_file() and path.stat().st_size),
         }
 
 

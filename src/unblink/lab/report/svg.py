@@ -4,7 +4,7 @@ Colours are those of the page's CSS; shapes and words carry the meaning without 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import product
+from itertools import pairwise, product
 from math import floor, log10
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from unblink.lab.report.figure import Figure, Lane, Mark, Sample, Strip, seconds
 
 _WIDTH, _LEFT, _RIGHT = 1100, 205, 1080
-_TOP, _LABEL_ROW, _TICK_ROW, _LANE_GAP = 8, 13, 16, 10
+_TOP, _LABEL_ROW, _TICK_ROW, _LANE_GAP = 8, 13, 16, 14
 _UNACKED_ROW, _STATE_ROW, _STRIP_GAP = 12, 15, 8
 _AXIS = 26
 _CHARACTER = 6.3
@@ -93,6 +93,9 @@ class _Drawing:
         share = (min(max(t, self.figure.start), self.figure.end) - self.figure.start) / span
         return round(_LEFT + share * (_RIGHT - _LEFT), 1)
 
+    def shows(self, t: float) -> bool:
+        return self.figure.start <= t <= self.figure.end
+
     def elements(self, title: str) -> Iterator[Markup]:
         yield Markup(
             '<svg class="timeline" role="img" viewBox="0 0 {} {}" aria-labelledby="{}-title {}-desc">'
@@ -144,7 +147,7 @@ class _Drawing:
         if lane.blind:
             yield from self.blind(lane, row)
         if lane.ticks:
-            columns = sorted({round(self.x(t) / _COLUMN) * _COLUMN for t in lane.ticks if t <= self.figure.end})
+            columns = sorted({round(self.x(t) / _COLUMN) * _COLUMN for t in lane.ticks if self.shows(t)})
             path = "".join(f"M{x:g},{row + 3:g}v{_TICK_ROW - 3}" for x in columns)
             yield Markup('<path class="tick" d="{}"/>').format(path)
         if lane.bound_at is not None and lane.bound_at <= self.figure.end:
@@ -165,9 +168,8 @@ class _Drawing:
         """The lane's marks in the picture, the weightiest first; of those of one kind in one place only the first."""
         places: dict[tuple[str, int], Mark] = {}
         for mark in lane.marks:
-            if mark.t > self.figure.end:
-                continue
-            places.setdefault((mark.kind, int(self.x(mark.t) / 4)), mark)
+            if self.shows(mark.t):
+                places.setdefault((mark.kind, int(self.x(mark.t) / 4)), mark)
         return sorted(places.values(), key=_priority)
 
     def wanted_labels(self, lane: Lane) -> Iterator[tuple[str, str, float]]:
@@ -188,16 +190,18 @@ class _Drawing:
         width = round(max(right - left, 1), 1)
         box = Markup('x="{}" y="{}" width="{}" height="{}"').format(left, row + 1, width, _TICK_ROW - 1)
         yield Markup('<rect class="blind" {}/><rect fill="url(#{}-hatch)" {}/>').format(box, self.name, box)
-        if width > len(lane.blind_label) * _CHARACTER + 24:
+        inside = sorted(x for mark in self.shown(lane) if left < (x := self.x(mark.t)) < right)
+        free, at = max((after - before, (before + after) / 2) for before, after in pairwise([left, *inside, right]))
+        if free > len(lane.blind_label) * _CHARACTER + 14:
             yield Markup('<text class="blind-label" x="{}" y="{}">{}</text>').format(
-                round((left + right) / 2, 1), row + 12.5, lane.blind_label
+                round(at, 1), row + 12.5, lane.blind_label
             )
 
     def strip(self, strip: Strip, top: float) -> Iterator[Markup]:
         yield _names(strip.name, strip.note, top + _UNACKED_ROW + _STATE_ROW / 2 - 3)
         row = top + _UNACKED_ROW
         last = strip.samples[-1].t if strip.gone_at is None else strip.gone_at
-        columns = list(_columns((sample for sample in strip.samples if sample.t <= self.figure.end), self.x))
+        columns = list(_columns((sample for sample in strip.samples if self.shows(sample.t)), self.x))
         if not columns:
             return
         ends = [x for x, _, _ in columns[1:]] + [max(self.x(last), columns[-1][0] + _COLUMN)]
@@ -211,7 +215,7 @@ class _Drawing:
                     round((left + right) / 2, 1), row + 11.5, kind
                 )
             yield Markup("</g>")
-        if strip.gone_at is not None and strip.gone_at <= self.figure.end:
+        if strip.gone_at is not None and self.shows(strip.gone_at):
             x = self.x(strip.gone_at)
             yield Markup(
                 '<g transform="translate({},{})"><title>{}</title><path class="mark ended" d="{}"/></g>'
