@@ -1,11 +1,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.lab.apiserver.peers import LIMIT_S, Files, Held, connect, echo, run, serving
 
 from unblink.lab.apiserver.asgi import Receive, Scope, Send
+from unblink.lab.apiserver.http1 import Http1
+from unblink.lab.apiserver.outlet import Outlet
 
 
 @asynccontextmanager
@@ -147,3 +152,79 @@ def test_a_reader_that_does_not_read_stops_the_application(files: Files) -> None
             assert sent < 32_000_000  # what the two kernels' socket buffers hold
 
     run(scenario())
+
+
+class Sink:
+    """A transport that takes everything."""
+
+    def __init__(self) -> None:
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        assert data is not None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        assert not self.closing
+
+    def resume_reading(self) -> None:
+        assert not self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+WORDS = st.sampled_from(
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"POST /x HTTP/1.1\r\n",
+        b"host: x\r\n",
+        b"host: \xc3\xa4..b\r\n",
+        b"content-length: 3\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: a\r\n",
+        b"expect: 100-continue\r\n",
+        b"\r\n",
+        b"abc",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"\x81\x83aaaaxyz",
+        b"\x88\x80aaaa",
+    ]
+)
+
+
+@given(st.lists(WORDS | st.binary(min_size=1, max_size=8), max_size=12))
+def test_no_input_raises(pieces: list[bytes]) -> None:
+    async def scenario() -> None:
+        transport = Sink()
+        outlet = Outlet(cast(asyncio.Transport, transport), muted=False)
+        base: Scope = {"client": ("", 0), "server": ("", 0), "state": {}}
+        connection = Http1(outlet, plain_or_echo, base, lambda: None)
+        for piece in pieces:
+            if not transport.closing:
+                connection.data_received(piece)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        connection.closed()
+        outlet.lost()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+async def plain_or_echo(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await echo(scope, receive, send)
+        return
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] != "websocket.disconnect":
+        if message["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "bytes": message["bytes"]})

@@ -278,3 +278,50 @@ def test_a_request_that_crosses_the_goaway_is_refused_and_not_lost(files: Files)
                 await client.frame()
 
     run(scenario())
+
+
+FRAMES = st.builds(
+    lambda kind, flags, stream_id, body: (
+        len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + body
+    ),
+    st.integers(0, 10),
+    st.sampled_from([0, 1, 4, 5, 8, 32]),
+    st.sampled_from([0, 1, 2, 3, 5]),
+    st.binary(max_size=9) | st.sampled_from([b"\x82\x84\x87\x41\x01x", b"\0" * 4, b"\0" * 8]),
+)
+
+
+@given(st.lists(FRAMES | st.binary(min_size=1, max_size=12), max_size=12))
+def test_no_input_raises(pieces: list[bytes]) -> None:
+    async def scenario() -> None:
+        transport = Discard()
+        outlet = Outlet(cast(asyncio.Transport, transport), muted=False)
+        connection = Http2(outlet, echo, {"client": ("", 0), "server": ("", 0), "state": {}}, lambda: None)
+        for piece in [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", SettingsFrame(0).serialize(), *pieces]:
+            if not transport.closing:
+                connection.data_received(piece)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        connection.closed()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+class Discard:
+    """A transport that takes everything."""
+
+    def __init__(self) -> None:
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        assert data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+import h11
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import (
     AcceptConnection,
@@ -46,7 +47,7 @@ class WebSocket:
         self._task: asyncio.Task[None] | None = None
         try:
             self._handshake.initiate_upgrade_connection(scope["headers"], target)
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, h11.ProtocolError, UnicodeError) as error:
             self._refuse(*response(bad_request(str(error))))
             return
         request = next(self._handshake.events())
