@@ -146,6 +146,28 @@ def test_more_than_the_windows_passes_and_comes_whole(tmp_path: Path) -> None:
         asyncio.run(run(access_to(server, tmp_path)))
 
 
+def test_bodies_that_nobody_reads_do_not_use_up_the_connection(tmp_path: Path) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.respond()
+        if exchange.path == "/unread":
+            exchange.data(b"x" * 1_000_000)
+        exchange.end()
+
+    async def run(access: Access) -> None:
+        async with await connect(access, 5) as connection:
+            for number in range(40):
+                unread = await connection.request("GET", "/unread")
+                assert await unread.chunk()
+                if number % 2:
+                    await asyncio.sleep(0.01)  # the rest is here and waits
+                unread.close()
+            async with asyncio.timeout(5):
+                await (await connection.request("GET", "/read")).body(1)
+
+    with serve(handler) as server:
+        asyncio.run(run(access_to(server, tmp_path)))
+
+
 def test_requests_share_a_connection_and_a_cancelled_one_disturbs_no_other(tmp_path: Path) -> None:
     async def handler(exchange: Exchange) -> None:
         if exchange.path == "/silent":

@@ -24,7 +24,6 @@ def test_jitter_only_stretches(random: float, asked: int) -> None:
         assert plain_ms <= backoff.pause_ms() <= 2 * plain_ms
 
 
-def test_client_go_relists_after_all_but_a_clean_end() -> None:
-    assert {by for by, recovery in CLIENT_GO.recovery.items() if recovery is Recovery.REWATCH} == {
-        EndedBy.SERVER_CLOSED
-    }
+def test_client_go_relists_after_a_reset_and_not_after_the_end_of_its_own_connection() -> None:
+    rewatched = {by for by, recovery in CLIENT_GO.recovery.items() if recovery is Recovery.REWATCH}
+    assert rewatched == {EndedBy.SERVER_CLOSED, EndedBy.CONNECTION_LOST}

@@ -250,7 +250,7 @@ def test_a_continue_token_that_expires_begins_the_list_again() -> None:
     [
         (CLEAN, [AskWatch("11", 300, False)]),
         (RESET, [Wait(800)]),
-        (LOST, [Wait(800)]),
+        (LOST, [AskWatch("11", 300, False)]),
         (DEADLINE, [Wait(800)]),
     ],
 )
@@ -266,14 +266,15 @@ def test_the_ending_decides_between_a_watch_and_a_list(ending: Ending, after: li
         assert listed.reason == "relist"
 
 
-def test_a_very_short_watch_without_events_is_a_failure_and_not_a_loop() -> None:
+@pytest.mark.parametrize("ending", [CLEAN, LOST])
+def test_a_very_short_watch_without_events_is_a_failure_and_not_a_loop(ending: Ending) -> None:
     clock = Clock()
     machine = session(clock=clock)
     drive(machine, *WAYS_TO[State.WATCHING][1])
     clock.ms += 999
-    ended, wait = drive(machine, StreamEnded(CLEAN))
+    ended, wait = drive(machine, StreamEnded(ending))
     assert isinstance(ended, Ended)
-    assert ended.ending.detail == "very short watch: 999 ms without an event"
+    assert ended.ending.detail == f"{ending.detail} (very short watch: 999 ms without an event)"
     assert wait == Wait(800)
 
 

@@ -102,6 +102,9 @@ class Response:
     def close(self) -> None:
         """Give the rest up: RST_STREAM(CANCEL) if the stream is open. Harmless when repeated."""
         self._connection.cancel(self._stream_id)
+        # What nobody reads counts against the connection's window all the same.
+        while self._chunks:
+            self._connection.acknowledge(self._stream_id, self._chunks.popleft()[1])
 
     def on_head(self, status: int, headers: Mapping[str, str]) -> None:
         self.status, self.headers = status, headers
@@ -176,7 +179,7 @@ class Connection(asyncio.Protocol):
             await self._send_body(stream_id, body)
             await response.head()
         except BaseException:
-            self.cancel(stream_id)
+            response.close()
             raise
         return response
 

@@ -31,8 +31,8 @@ class BackoffPolicy:
 class WatchPolicy:
     """One watcher's habits.
 
-    ``page_limit`` holds for consistent and initial lists. A clean end of a watch younger than ``very_short_watch_ms``
-    that brought nothing counts as a failure: RELIST whatever ``recovery`` says.
+    ``page_limit`` holds for consistent and initial lists. The end of a watch younger than ``very_short_watch_ms`` that
+    brought nothing counts as a failure: RELIST whatever ``recovery`` says.
     """
 
     name: str
@@ -56,11 +56,15 @@ CLIENT_GO = WatchPolicy(
     recovery={
         EndedBy.SERVER_CLOSED: Recovery.REWATCH,
         EndedBy.STREAM_RESET: Recovery.RELIST,
-        EndedBy.CONNECTION_LOST: Recovery.RELIST,
+        EndedBy.CONNECTION_LOST: Recovery.REWATCH,
         EndedBy.DEADLINE: Recovery.RELIST,
     },
 )
-"""The reflector of client-go 1.36 (tools/cache/reflector.go): no deadline of its own on a silent watch."""
+"""The reflector of client-go 1.36 (tools/cache/reflector.go): no deadline of its own on a silent watch.
+
+Measured with an informer: after RST_STREAM(INTERNAL_ERROR) it pauses and lists; after FIN or RST of its own connection
+it watches again at once, as after a clean end (apimachinery takes "unexpected EOF" and "connection reset by peer" so).
+"""
 
 
 class Backoff:

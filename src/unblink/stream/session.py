@@ -429,10 +429,12 @@ class Session:
                 self._frames.finish()
             except FrameError as error:
                 self._ending = Ending(ending.by, str(error))
-            age_ms = self._now_ms() - self._opened_ms
-            if not self._frames_seen and age_ms < self._policy.very_short_watch_ms:
-                self._ending = Ending(ending.by, f"very short watch: {age_ms} ms without an event")
-                recovery = Recovery.RELIST
+        age_ms = self.watch_age_ms
+        if age_ms is not None and not self._frames_seen and age_ms < self._policy.very_short_watch_ms:
+            self._ending = Ending(
+                ending.by, f"{ending.detail} (very short watch: {age_ms} ms without an event)", ending.code
+            )
+            recovery = Recovery.RELIST
         return Symbol.BROKEN_REWATCH if recovery is Recovery.REWATCH else Symbol.BROKEN_RELIST
 
     # Effects

@@ -43,6 +43,25 @@ def test_until_gives_back_what_went_wrong_and_cancels_at_the_stop() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_is_fatal_may_come_out_of_a_group_of_tasks(
+    grouped: bool, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    async def fail() -> None:
+        raise process.Fatal("no such pod")
+
+    async def client(_: asyncio.Event) -> None:
+        if not grouped:
+            await fail()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+
+    with pytest.raises(SystemExit) as ended:
+        process.run(client)
+    assert ended.value.code == 2
+    assert json.loads(capfdbinary.readouterr().out)["error"] == "no such pod"
+
+
 def test_a_fatal_client_says_so_in_one_line_and_exits_with_2(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async def client(_: asyncio.Event) -> None:
         process.Flags("a client").parse_args(["--nonsense"])

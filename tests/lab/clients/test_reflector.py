@@ -27,7 +27,7 @@ def test_it_lists_then_gets_every_event_once(rig: Rig, flags: tuple[str, ...]) -
     assert reflector.said("alive")[0]["watch_age_s"] > 0
 
 
-def test_it_relists_when_its_apiserver_dies(rig: Rig, cluster: Process) -> None:
+def test_it_watches_on_when_its_apiserver_comes_back(rig: Rig, cluster: Process) -> None:
     writer = rig.client("writer", "--name", "canary", "--period-ms", "20")
     writer.wait_for("written")
     reflector = rig.client("reflector", *WATCH)
@@ -38,8 +38,10 @@ def test_it_relists_when_its_apiserver_dies(rig: Rig, cluster: Process) -> None:
     config = (rig.folder / "apiserver.json").read_text()
     (rig.folder / "again.json").write_text(config.replace('"port": 0', f'"port": {cluster.said("ready")[0]["port"]}'))
     rig.start("unblink.lab.apiserver", "--config", "again.json")
-    reflector.wait_for("list", reason="relist")
-    reflector.wait_for("watch", 2)
+    again = reflector.wait_for("watch", 2)[1]
+    held = [line["rv"] for line in reflector.said("object") if line["t"] < ended["t"]]
+    assert again["rv"] == held[-1]
+    assert len(reflector.said("list")) == 1
 
 
 def test_a_draining_apiserver_ends_the_watch_cleanly_and_it_is_resumed(rig: Rig, cluster: Process) -> None:

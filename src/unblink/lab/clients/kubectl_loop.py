@@ -23,6 +23,7 @@ from unblink.stream.frames import Frame, FrameDecoder, FrameError
 
 RESTART_S = 0.5
 ALIVE_PERIOD_S = 1.0
+MAX_LOG_LINE_BYTES = 1024 * 1024
 RESPONSE = re.compile(r'"Response" verb="GET" url="([^"]*)" status="(\d+)')
 LOG_LINE = re.compile(r"[IWEF]\d{4} ")
 STREAM_LOG = re.compile(r'streamwatcher\.go.*err="(.*)"')
@@ -138,6 +139,7 @@ class Loop:
                 stdin=DEVNULL,
                 stdout=PIPE,
                 stderr=PIPE,
+                limit=MAX_LOG_LINE_BYTES,
                 env=environment,
                 preexec_fn=partial(end_with_parent, os.getpid()),
             )

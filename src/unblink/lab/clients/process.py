@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,8 +88,19 @@ def run(client: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
             loop.add_signal_handler(number, stop.set)
         await client(stop)
 
+    errors: list[Exception] = []
     try:
         asyncio.run(main())
-    except (Fatal, KubeconfigError) as error:
-        emit("fatal", error=str(error))
+    except* (Fatal, KubeconfigError) as group:
+        errors += _leaves(group)
+    if errors:
+        emit("fatal", error=str(errors[0]))
         sys.exit(2)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
