@@ -218,7 +218,8 @@ async def observe(stage: Stage) -> None:
     await work.prepare(stage)
     stage.fault_s = monotonic_s()
     await work.begin(stage)
-    stage.timeline.step("fault", "on", at_s=stage.fault_s, fault=stage.cell.fault.value)
+    address = stage.net.hosts[VICTIM].address
+    stage.timeline.step("fault", "on", at_s=stage.fault_s, fault=stage.cell.fault.value, address=address)
     follow = asyncio.create_task(work.follow(stage))
     try:
         while monotonic_s() < stage.fault_s + stage.cell.observe_s:
