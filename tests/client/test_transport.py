@@ -154,15 +154,14 @@ def test_bodies_that_nobody_reads_do_not_use_up_the_connection(tmp_path: Path) -
         exchange.end()
 
     async def run(access: Access) -> None:
-        async with await connect(access, 5) as connection:
+        async with await connect(access, 5) as connection, asyncio.timeout(20):
             for number in range(40):
                 unread = await connection.request("GET", "/unread")
                 assert await unread.chunk()
                 if number % 2:
                     await asyncio.sleep(0.01)  # the rest is here and waits
                 unread.close()
-            async with asyncio.timeout(5):
-                await (await connection.request("GET", "/read")).body(1)
+            await (await connection.request("GET", "/read")).body(1)
 
     with serve(handler) as server:
         asyncio.run(run(access_to(server, tmp_path)))
