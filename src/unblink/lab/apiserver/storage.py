@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from unblink.lab import log
 from unblink.lab.apiserver import statuses
 from unblink.lab.apiserver.cache import Stored, WatchCache, encode
 from unblink.lab.apiserver.resources import Resource
@@ -45,6 +46,7 @@ class Storage:
             await self._fill()
             await self._store.watch(self.cache.revision + 1)
         self.filled.set()
+        log.emit("store-followed", rv=self.cache.revision)
 
     async def _fill(self) -> None:
         reply = await self._store.range("/registry/")

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from unblink.lab import log
 from unblink.lab.apiserver import storeproto as proto
 from unblink.lab.apiserver.storeproto import Event, KeyValue, Reply
 
@@ -122,6 +123,7 @@ class StoreClient:
         finally:
             beside.cancel()
             self._drop(writer)
+            log.emit("store-lost")
             with contextlib.suppress(asyncio.CancelledError, StoreTimeout):
                 await beside
 

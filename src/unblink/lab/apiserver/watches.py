@@ -112,6 +112,7 @@ class Watch:
     since: int = 0
     events_sent: int = 0
     ended: str = ""  # why, once it has to end
+    complete_at: int | None = None  # the revision that a WatchList's end of initial events waits for
     _queue: deque[bytes] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -128,7 +129,8 @@ class Watch:
         self.add(*event)
 
     def advance(self, revision: int) -> None:
-        self._wake.set()
+        if self.complete_at is not None and revision >= self.complete_at:
+            self._wake.set()
 
     def terminate(self) -> None:
         self.end("cache-refilled")
@@ -149,10 +151,8 @@ class Watch:
         thing = {"kind": self.resource.kind, "apiVersion": self.resource.api_version, "metadata": metadata}
         return self.frame("BOOKMARK", thing)
 
-    async def run(self, send: Send, options: WatchOptions, initial_end: int | None, period_s: float) -> None:
-        """Send until the deadline or until ``end``. ``initial_end``: the revision at which a WatchList's initial
-        events are complete, None where there is nothing to announce.
-        """
+    async def run(self, send: Send, options: WatchOptions, period_s: float) -> None:
+        """Send until the deadline or until ``end``."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + options.timeout_s
         bookmark_at = next_bookmark(loop.time(), deadline, period_s) if options.bookmarks else None
@@ -164,13 +164,13 @@ class Watch:
             if self.ended:
                 return
             now = loop.time()
-            if initial_end is not None and self.cache.revision >= initial_end:
-                initial_end = None
+            if self.complete_at is not None and self.cache.revision >= self.complete_at:
+                self.complete_at = None
                 await self._send(send, self.bookmark(self.cache.revision, {"k8s.io/initial-events-end": "true"}))
                 continue
             if bookmark_at is not None and now >= bookmark_at:
                 bookmark_at = next_bookmark(now, deadline, period_s)
-                if self.cache.revision > moved_past and initial_end is None:
+                if self.cache.revision > moved_past and self.complete_at is None:
                     await self._send(send, self.bookmark(self.cache.revision))
                     continue
             if now >= deadline:
@@ -218,13 +218,13 @@ async def serve(
     """
     selected = selection(query, resource.fields)
     options = WatchOptions.of(query)
-    initial_end: int | None = None
+    complete_at: int | None = None
     if options.initial_events and options.bookmarks:
-        initial_end = await storage.revision() if options.start is None else options.start
+        complete_at = await storage.revision() if options.start is None else options.start
     cache, prefix = storage.cache, prefix_of(resource, namespace)
     frame = event_encoder(resource, media, query.get("includeObject") or "Metadata")
     plain = media.type != PROTOBUF and not media.form
-    watch = Watch(cache, resource, prefix, selected, frame, plain, since=options.start or 0)
+    watch = Watch(cache, resource, prefix, selected, frame, plain, since=options.start or 0, complete_at=complete_at)
     content_type = f"{PROTOBUF};stream=watch" if media.type == PROTOBUF else media.type
     why = "cancelled"  # the client left, or the drain came to its end
     await send(
@@ -245,7 +245,7 @@ async def serve(
         try:
             _start(watch, options)
             cache.watchers.add(watch)
-            await watch.run(send, options, initial_end, period_s)
+            await watch.run(send, options, period_s)
             why = watch.ended
         except statuses.ApiError as error:
             await send({"type": "http.response.body", "body": frame("ERROR", error.status), "more_body": True})
