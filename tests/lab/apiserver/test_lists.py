@@ -108,6 +108,7 @@ def test_a_list_holds_what_was_written_through_another_apiserver() -> None:
         base64.urlsafe_b64encode(b"{").decode(),
         base64.urlsafe_b64encode(b'{"v":"meta.k8s.io/v1","rv":0,"start":"/a"}').decode(),
         base64.urlsafe_b64encode(b'{"v":"meta.k8s.io/v1","rv":1,"start":"/../a"}').decode(),
+        base64.urlsafe_b64encode(b'{"v":"meta.k8s.io/v1","rv":99999999999999999999,"start":"/a"}').decode(),
         base64.urlsafe_b64encode(b'{"v":"v2","rv":1,"start":"/a"}').decode(),
     ],
 )

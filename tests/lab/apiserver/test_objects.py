@@ -23,6 +23,8 @@ POD = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image":
         ({"kind": "Secret", "metadata": {"name": "a"}}, 400, "cannot be handled as a ConfigMap"),
         ({"apiVersion": "v2", "metadata": {"name": "a"}}, 400, "does not match the expected API version"),
         ({"metadata": {"name": "a", "resourceVersion": "5"}}, 500, "should not be set on objects to be created"),
+        ({"metadata": {"name": "a"}, "data": {"n": 1}}, 400, "ConfigMap.data of type string"),
+        ({"metadata": {"name": "a", "labels": ["x"]}}, 400, "metadata.labels of type string"),
         ({"metadata": 5}, 400, "unrecognized"),
         ([], 400, "unrecognized"),
         (b"{", 400, "json parse error"),

@@ -79,7 +79,13 @@ def test_query_values() -> None:
     assert revision({"resourceVersion": "0"}) == 0
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "x", "٣"])
+@pytest.mark.parametrize("text", ["x", "1_000", " 1", "9" * 5_000])
+def test_bad_integer(text: str) -> None:
+    with pytest.raises(ApiError, match="ParseInt"):
+        integer({"limit": text}, "limit")
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "x", "٣", "9" * 5_000])
 def test_bad_revision(text: str) -> None:
     with pytest.raises(ApiError) as caught:
         revision({"resourceVersion": text})

@@ -189,6 +189,22 @@ def test_a_watcher_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) 
     run(scenario())
 
 
+def test_an_object_that_cannot_be_encoded_ends_that_watch_alone() -> None:
+    async def scenario() -> None:
+        async with backend() as api:
+            pods = f"{LAB}/pods?watch=1&timeoutSeconds=30"
+            table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+            async with api.watch(pods, accept=table) as tables, api.watch(pods) as plain:
+                await api.ask("POST", f"{LAB}/pods", {"metadata": {"name": "p"}, "spec": {"containers": 5}})
+                await plain.until(1)
+                async with asyncio.timeout(5):
+                    while not tables.ended:
+                        await asyncio.sleep(0.01)
+                await api.configmap("c")
+
+    run(scenario())
+
+
 def test_a_cache_that_lost_its_place_ends_its_watches_cleanly() -> None:
     async def scenario() -> None:
         async with backend(history=5, timeout_ms=100) as api, api.watch(WATCH) as seen:

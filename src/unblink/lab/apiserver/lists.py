@@ -106,6 +106,6 @@ def _read_token(text: str) -> tuple[int, str]:
         token = msgspec.json.decode(raw, type=_Token)
     except msgspec.DecodeError as error:
         raise statuses.bad_request(f"invalid continue token: continue key is not valid: {error}") from error
-    if token.v != "meta.k8s.io/v1" or token.rv <= 0 or ".." in token.start:
+    if token.v != "meta.k8s.io/v1" or not 0 < token.rv < 10**18 or ".." in token.start:
         raise statuses.bad_request(f'invalid continue token: continue key is not valid: "{token.start}"')
     return token.rv, token.start

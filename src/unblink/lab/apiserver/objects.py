@@ -100,6 +100,8 @@ async def create(storage: Storage, resource: Resource, namespace: str, thing: Ob
             )
         metadata["namespace"] = namespace
         await check_namespace(storage, namespace)
+    else:
+        metadata.pop("namespace", None)
     if not metadata.get("name") and metadata.get("generateName"):
         metadata["name"] = metadata["generateName"] + "".join(random.choices(_NAME_LETTERS, k=5))  # noqa: S311
     _check_name(resource, metadata.get("name", ""))
@@ -348,7 +350,11 @@ def _spec_of(thing: Object) -> Object:
 
 
 def _shaped(resource: Resource, thing: Object) -> Object:
-    """Type first, metadata in the usual order, and for built-in kinds what their Go types would make of it."""
+    """Type first, metadata in the usual order, and for built-in kinds what their Go types would make of it.
+
+    :raises statuses.ApiError: 400, something that has to be text is not.
+    """
+    _check_texts(resource, thing)
     shaped: Object = {"kind": resource.kind, "apiVersion": resource.api_version}
     metadata = {name: value for name, value in thing["metadata"].items() if value not in (None, {}, [], "")}
     shaped["metadata"] = _ordered(metadata)
@@ -393,6 +399,22 @@ def _check_type(resource: Resource, thing: Object) -> None:
         raise statuses.bad_request(
             f"the API version in the data ({api_version}) does not match the expected API version"
             f" ({resource.api_version})"
+        )
+
+
+_TEXTS = {"configmaps": ("data", "binaryData"), "secrets": ("data", "stringData")}
+
+
+def _check_texts(resource: Resource, thing: Object) -> None:
+    """Labels, annotations and data are maps of strings. :raises statuses.ApiError: 400, as Go's decoder says it."""
+    maps = [(f"metadata.{name}", thing["metadata"].get(name)) for name in ("labels", "annotations")]
+    maps += [(name, thing.get(name)) for name in (_TEXTS.get(resource.plural, ()) if not resource.group else ())]
+    for path, value in maps:
+        if value is None or (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())):
+            continue
+        raise statuses.bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot'
+            f" unmarshal into Go struct field {resource.kind}.{path} of type string"
         )
 
 

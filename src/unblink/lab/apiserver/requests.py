@@ -1,5 +1,6 @@
 """What a request asks for: path, verb and query, as k8s.io/apiserver's RequestInfo and ListOptions take them apart."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
@@ -8,6 +9,8 @@ from unblink.lab.apiserver import statuses
 from unblink.lab.apiserver.selectors import Matcher, SelectorError, matcher, parse_fields, parse_labels
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_REVISION = re.compile(r"[0-9]{1,18}")
 _NAMED_ONLY = frozenset({"update", "patch"})
 
 
@@ -82,10 +85,9 @@ def integer(query: Query, name: str) -> int:
     text = query.get(name, "")
     if not text:
         return 0
-    try:
-        return int(text)
-    except ValueError as error:
-        raise statuses.bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
+    if not _INTEGER.fullmatch(text):
+        raise statuses.bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text)
 
 
 def revision(query: Query) -> int | None:
@@ -96,7 +98,7 @@ def revision(query: Query) -> int | None:
     text = query.get("resourceVersion", "")
     if not text:
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not _REVISION.fullmatch(text):
         raise statuses.bad_resource_version(text)
     return int(text)
 

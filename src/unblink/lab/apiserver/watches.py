@@ -140,8 +140,13 @@ class Watch:
         self._wake.set()
 
     def add(self, event_type: str, stored: Stored) -> None:
-        frame = json_frame(event_type, stored.json) if self.plain else self.frame(event_type, stored.data)
-        self._queue.append(frame)
+        if self.plain:
+            self._queue.append(json_frame(event_type, stored.json))
+        else:
+            try:
+                self._queue.append(self.frame(event_type, stored.data))
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                self.end("not-encodable")  # a malformed object ends this watch; the cache and the others go on
         self._wake.set()
 
     def bookmark(self, at: int, annotations: dict[str, str] | None = None) -> bytes:
