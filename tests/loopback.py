@@ -203,9 +203,9 @@ class Loopback:
         return path
 
 
-def _tls(authority: trustme.CA) -> ssl.SSLContext:
+def _tls(authority: trustme.CA, alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([alpn])
     authority.issue_cert("kubernetes", "127.0.0.1").configure_cert(context)
     return context
 
@@ -215,7 +215,9 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def serve(handler: Handler, authority: trustme.CA | None = None, *, tls: bool = True) -> Iterator[Loopback]:
+def serve(
+    handler: Handler, authority: trustme.CA | None = None, *, tls: bool = True, alpn: str = "h2"
+) -> Iterator[Loopback]:
     """Serve the handler on a free loopback port until the block ends; a failed handler fails the block."""
     server = Loopback(handler, authority or trustme.CA(), tls=tls)
     ready = threading.Event()
@@ -224,7 +226,7 @@ def serve(handler: Handler, authority: trustme.CA | None = None, *, tls: bool = 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         server.loop = loop
-        context = _tls(server.authority) if tls else None
+        context = _tls(server.authority, alpn) if tls else None
         listening = await loop.create_server(lambda: _Connection(server), "127.0.0.1", 0, ssl=context)
         server.port = listening.sockets[0].getsockname()[1]
         ready.set()
