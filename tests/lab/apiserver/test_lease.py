@@ -29,7 +29,7 @@ def test_the_lease_moves_the_revision_of_a_quiet_store() -> None:
             api.bookmark_every(60)
             task = asyncio.create_task(keep_lease(api.storage, Resources(), api.app._config))
             before = api.store.keys.revision
-            assert await api.storage.cache.reached(before + 5, 5)
+            assert await api.storage.cache.reached(before + 3, 5)
             assert len((await api.ask("GET", LEASES)).json["items"]) == 1
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

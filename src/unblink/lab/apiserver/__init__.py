@@ -13,6 +13,7 @@ different there). Beyond what was recorded, on purpose:
 - /livez does not ask for the store, only /readyz does: an instance that lost its store is to stay alive in the lab.
 - One watch cache for all resources, so that every resource's revision follows the store at once, where kube-apiserver
   asks for progress notifications.
-- The identity lease is renewed six times per bookmark period: every 10 s of 60 s, and quicker where that is set lower.
+- The identity lease is renewed six times per bookmark period: every 10 s of 60 s, quicker where that is set lower,
+  at most four times a second.
 - Without a connection to the store a request fails at once, not only after its time limit.
 """

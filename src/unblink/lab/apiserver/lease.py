@@ -17,6 +17,7 @@ from unblink.lab.apiserver.storage import Storage
 
 NAMESPACES = ("default", "kube-system", "lab")
 RENEWALS_PER_BOOKMARK_PERIOD = 6  # kube-apiserver: 10 s to 60 s
+MIN_PERIOD_S = 0.25  # where a lab sets quick bookmarks, the lease is not to be its load
 RETRY_S = 1.0
 _WRITER = Writer("kube-apiserver")
 
@@ -53,7 +54,7 @@ async def keep_lease(storage: Storage, resources: Resources, config: ApiserverCo
     lease = resources.find("coordination.k8s.io", "v1", "leases")
     if lease is None:
         raise LookupError("leases are built in")
-    period_s = config.bookmark_period_ms / 1000 / RENEWALS_PER_BOOKMARK_PERIOD
+    period_s = max(config.bookmark_period_ms / 1000 / RENEWALS_PER_BOOKMARK_PERIOD, MIN_PERIOD_S)
     name = "apiserver-" + hashlib.sha256(config.name.encode()).hexdigest()[:26]
     while True:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
