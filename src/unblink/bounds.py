@@ -49,16 +49,17 @@ class After:
 class Prediction:
     """What a cell of this chain and fault must show.
 
-    ``recovers`` of None is chance: the watch is ended, but its client's next list may be put on the same dead
-    connection, where nothing ends it. ``bound_s`` is the worst blind time in seconds: None with ``recovers`` means that
-    it ends, but no bound can be stated; None without it means blind until the connection's very end
-    (``TCP_RETRIES2_S`` or for ever). ``parts_s`` names what adds up to the bound. ``ended_by`` is the detector with the
-    shortest time, ``detectors`` are all that notice: any of them may be first, for their times are upper bounds.
+    ``recovers`` of None is chance: the watch is ended, but each next request of its client may be put on the same dead
+    connection. ``bound_s`` is the worst blind time in seconds, None where there is no bound: by chance, or because the
+    watch is blind until the connection's very end (``TCP_RETRIES2_S`` or for ever). ``parts_s`` names what adds up to
+    the bound. ``ended_by`` is the detector with the shortest time, which ends the watch within ``ended_within_s`` of
+    the fault; ``detectors`` are all that notice: any of them may be first, for their times are upper bounds.
     """
 
     recovers: bool | None
     bound_s: float | None
     ended_by: str | None
+    ended_within_s: float | None
     detectors: frozenset[str]
     recovery: str
     exec_survives: bool
@@ -73,7 +74,7 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
     found = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, After)}
     if not found:
         why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if isinstance(verdict, Never))
-        return Prediction(False, None, None, frozenset(), "none", exec_survives, (), why)
+        return Prediction(False, None, None, None, frozenset(), "none", exec_survives, (), why)
     first = min(found, key=lambda name: found[name].seconds)
     ends_connection = found.keys() - STREAM_DETECTORS
     decisive = min(ends_connection, key=lambda name: found[name].seconds) if ends_connection else first
@@ -89,9 +90,10 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
     )
     ends_cleanly = fault is Fault.ROLLING_RESTART
     return Prediction(
-        recovers=True if ends_connection or first == "stream-idle-timeout" else None,
+        recovers=True if ends_connection else None,
         bound_s=round(sum(seconds for _, seconds in parts), 3) if ends_connection else None,
         ended_by=first,
+        ended_within_s=found[first].seconds + SCHEDULING_S,
         detectors=frozenset(found),
         recovery="re-watch" if ends_cleanly and chain.client.resumes_after_clean_end else "relist",
         exec_survives=exec_survives,

@@ -104,20 +104,15 @@ def test_whether_exec_survived(lines: list[dict[str, object]], survived: bool | 
     assert judge.exec_survived(lines) is survived
 
 
-RECOVERS = Prediction(True, 8.0, "http2-ping", frozenset({"http2-ping"}), "relist", True, (), "a PING stays unanswered")
-NEVER = Prediction(False, None, None, frozenset(), "none", True, (), "nothing notices")
-WITHOUT_BOUND = replace(
-    RECOVERS,
-    bound_s=None,
-    ended_by="stream-idle-timeout",
-    detectors=frozenset({"stream-idle-timeout"}),
-    exec_survives=False,
+RECOVERS = Prediction(
+    True, 8.0, "http2-ping", 4.0, frozenset({"http2-ping"}), "relist", True, (), "a PING stays unanswered"
 )
+NEVER = Prediction(False, None, None, None, frozenset(), "none", True, (), "nothing notices")
 CHANCE = replace(
     RECOVERS, recovers=None, bound_s=None, ended_by="watch-idle-timeout", detectors=frozenset({"watch-idle-timeout"})
 )
-SEEN = Observation(Blindness(4.0, 0.0, 10.0, 14.0), 30.0, 6, 0, 1, True, False, 0, "http2-ping", 13.0)
-BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None, ended_s=None)
+SEEN = Observation(Blindness(4.0, 0.0, 10.0, 14.0), 30.0, 6, 0, 1, True, False, 0, "http2-ping", 3.0)
+BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None, ended_after_s=None)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +130,10 @@ BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None
         (SEEN, NEVER, Verdict.FAIL, "saw again after 4.0 s"),
         (replace(BLIND, client_port_changed=True), NEVER, Verdict.FAIL, "connection changed"),
         (replace(BLIND, watches_elsewhere=1), NEVER, Verdict.FAIL, "another apiserver"),
-        (replace(SEEN, exec_survived=False, ended_by="stream-idle-timeout"), WITHOUT_BOUND, Verdict.PASS, "PING"),
         (replace(BLIND, ended_by="watch-idle-timeout"), CHANCE, Verdict.PASS, "chance"),
         (replace(SEEN, ended_by="watch-idle-timeout"), CHANCE, Verdict.PASS, "chance"),
         (BLIND, CHANCE, Verdict.FAIL, "ended by None"),
-        (replace(SEEN, ended_by="stream-idle-timeout"), WITHOUT_BOUND, Verdict.FAIL, "exec session survived"),
+        (replace(SEEN, ended_by="watch-idle-timeout", ended_after_s=4.1), CHANCE, Verdict.FAIL, "ended after 4.1 s"),
     ],
 )
 def test_a_verdict_and_its_reason(observed: Observation, predicted: Prediction, verdict: Verdict, words: str) -> None:

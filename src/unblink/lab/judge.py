@@ -147,8 +147,8 @@ class Observation:
     """Watches of this client that another apiserver got between the fault and the end."""
     ended_by: str | None
     """The detector of `bounds.DETECTORS` that ended the watch, another code for another ending, None for none."""
-    ended_s: float | None
-    """When that was, CLOCK_MONOTONIC seconds."""
+    ended_after_s: float | None
+    """How long after the fault that was."""
 
 
 def judge(seen: Observation, predicted: Prediction) -> tuple[Verdict, str]:
@@ -160,7 +160,12 @@ def judge(seen: Observation, predicted: Prediction) -> tuple[Verdict, str]:
     if predicted.recovers is None:
         if seen.ended_by not in predicted.detectors:
             return Verdict.FAIL, f"the watch was ended by {seen.ended_by}, predicted was {predicted.ended_by}"
-        return Verdict.PASS, f"ended as predicted, and whether its client sees again is chance: {predicted.why}"
+        if predicted.ended_within_s is not None and (seen.ended_after_s or 0) > predicted.ended_within_s:
+            return (
+                Verdict.FAIL,
+                f"ended after {seen.ended_after_s:.1f} s, over the {predicted.ended_within_s:.1f} s predicted",
+            )
+        return Verdict.PASS, f"ended in time, and whether its client sees again is chance: {predicted.why}"
     if not predicted.recovers:
         if blind.blind_s is not None:
             return (

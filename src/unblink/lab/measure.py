@@ -52,7 +52,7 @@ def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observati
         client_port_changed=bool(ports_after - ports_before) if served else None,
         watches_elsewhere=_watches_elsewhere(stage, client),
         ended_by=ended,
-        ended_s=served.start_s + served.duration_ms / 1000 - realtime_ahead_s if served and ended else None,
+        ended_after_s=served.start_s + served.duration_ms / 1000 - fault_unix_s if served and ended else None,
     )
 
 

@@ -18,7 +18,6 @@ import msgspec
 
 import unblink
 from unblink.bounds import predict
-from unblink.faults import Fault
 from unblink.lab import apiservers, breaking, folder, measure, secrets
 from unblink.lab.cell import LabError, Stage, collect, prepared
 from unblink.lab.hosts import sandbox
@@ -172,14 +171,13 @@ async def _measured(
         cannot = str(reason)
     ahead_s = measure.realtime_ahead_s()
     rows = []
-    shown = breaking.as_shown(cell.fault, loopback=not stage.in_namespaces)
     for client in cell.clients:
         if client == "client-go" and client not in peers:
             rows.append(_unknown(stage, client, place, "the client-go peer is not built: make peers needs Go"))
         elif cannot is not None or not stage.fault_proven:
             rows.append(_unknown(stage, client, place, cannot or f"the fault did not hit: {stage.fault_evidence}"))
         else:
-            rows.append(_row(stage, client, shown, place, ahead_s))
+            rows.append(_row(stage, client, place, ahead_s))
     for row in rows:
         stage.timeline.step("judge", "verdict", client=row.client, verdict=row.verdict.value, reason=row.reason)
     stage.timeline.write(stage.folder)
@@ -187,18 +185,18 @@ async def _measured(
     return rows
 
 
-def _row(stage: Stage, client: str, shown: Fault, place: Path, ahead_s: float) -> CellResult:
+def _row(stage: Stage, client: str, place: Path, ahead_s: float) -> CellResult:
     cell = stage.cell
     seen = measure.observation(stage, client, ahead_s)
-    predicted = predict(cell.chain(client), shown)
+    predicted = predict(cell.chain(client), cell.fault)
     verdict, reason = judge(seen, predicted)
     blind = seen.blindness
     mark = functools.partial(stage.timeline.step, "judge", client=client)
     mark("last-event", at_s=blind.last_event_s)
     if blind.first_event_after_s is not None:
         mark("first-event-after", at_s=blind.first_event_after_s)
-    if seen.ended_by is not None:
-        mark("detector", at_s=seen.ended_s, detector=seen.ended_by)
+    if seen.ended_after_s is not None:
+        mark("detector", at_s=stage.fault_s + seen.ended_after_s, detector=seen.ended_by)
     return CellResult(
         id=cell.id,
         cure=cell.cure,
