@@ -13,7 +13,7 @@ async def test_what_the_host_sends_is_dropped_until_it_ends() -> None:
     net, gateway, writer, apiserver = await built()
     async with await listen(apiserver):
         await asyncio.to_thread(drop_output, gateway, apiserver.address, True)
-        assert not await reaches(gateway, apiserver)
+        assert not await reaches(gateway, apiserver, within_s=0.5)
         assert await reaches(writer, apiserver)
         await asyncio.to_thread(drop_output, gateway, apiserver.address, False)
         assert await reaches(gateway, apiserver)
