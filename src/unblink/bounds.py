@@ -37,6 +37,9 @@ class Never:
     why: str
 
 
+OFF = Never("off")
+
+
 @dataclass(frozen=True, slots=True)
 class After:
     """A detector that notices at most ``seconds`` after the fault."""
@@ -73,7 +76,8 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
     verdicts = {name: detector(chain, fault) for name, detector in DETECTORS.items()}
     found = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, After)}
     if not found:
-        why = "; ".join(f"{name}: {verdict.why}" for name, verdict in verdicts.items() if isinstance(verdict, Never))
+        blind_to_it = [f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict != OFF]
+        why = "; ".join([*blind_to_it, "no other detector is on"])
         return Prediction(False, None, None, None, frozenset(), "none", exec_survives, (), why)
     first = min(found, key=lambda name: found[name].seconds)
     ends_connection = found.keys() - STREAM_DETECTORS
@@ -106,7 +110,7 @@ def tcp_keepalive(chain: Chain, fault: Fault) -> After | Never:
     """Idle connection: T + I*P; with a user timeout U: T + I*max(1, ceil((U-T)/I)), for then the count is ignored."""
     keepalive, user_timeout_ms = chain.gateway.upstream.tcp_keepalive, chain.gateway.upstream.tcp_user_timeout_ms
     if keepalive is None:
-        return Never("off")
+        return OFF
     if CATALOGUE[fault].kernel_answers:
         return Never("the kernel of the apiserver's host answers the probes")
     if chain.busy_period_ms is not None:
@@ -129,7 +133,7 @@ def tcp_user_timeout(chain: Chain, fault: Fault) -> After | Never:
     user_timeout_ms = chain.gateway.upstream.tcp_user_timeout_ms
     ping = chain.gateway.upstream.http2_ping
     if user_timeout_ms is None:
-        return Never("off")
+        return OFF
     if CATALOGUE[fault].kernel_answers:
         return Never("the kernel of the apiserver's host acknowledges all data")
     sent_after_ms = [
@@ -147,7 +151,7 @@ def http2_ping(chain: Chain, fault: Fault) -> After | Never:
     """Interval with its jitter, and the timeout. The process has to answer, so a frozen one is noticed too."""
     ping = chain.gateway.upstream.http2_ping
     if ping is None:
-        return Never("off")
+        return OFF
     if fault is Fault.ROLLING_RESTART:
         return Never("a drained apiserver answers PINGs until it ends")
     return After((ping.interval_ms * (1 + PING_JITTER) + ping.timeout_ms) / 1000, "a PING stays unanswered")
@@ -156,24 +160,24 @@ def http2_ping(chain: Chain, fault: Fault) -> After | Never:
 def stream_idle_timeout(chain: Chain, _fault: Fault) -> After | Never:
     """The time without a byte on any stream, exec sessions too."""
     timeout_ms = chain.gateway.stream_idle_timeout_ms
-    return Never("off") if timeout_ms is None else After(timeout_ms / 1000, "the stream was idle for too long")
+    return OFF if timeout_ms is None else After(timeout_ms / 1000, "the stream was idle for too long")
 
 
 def watch_idle_timeout(chain: Chain, _fault: Fault) -> After | Never:
     """The idle timeout of the route that only watches take."""
     timeout_ms = chain.gateway.watch_idle_timeout_ms
-    return Never("off") if timeout_ms is None else After(timeout_ms / 1000, "the watch was idle for too long")
+    return OFF if timeout_ms is None else After(timeout_ms / 1000, "the watch was idle for too long")
 
 
 def health_check(chain: Chain, _fault: Fault) -> Never:
     """It keeps new requests away; Envoy closes connections on it for tcp_proxy alone, never HTTP streams."""
-    return Never("off" if chain.gateway.upstream.health_check is None else "HTTP streams of an unhealthy host go on")
+    return OFF if chain.gateway.upstream.health_check is None else Never("HTTP streams of an unhealthy host go on")
 
 
 def client_deadline(chain: Chain, _fault: Fault) -> After | Never:
     """A limit of the client's own on a silent watch."""
     deadline_ms = chain.client.deadline_ms
-    return Never("off") if deadline_ms is None else After(deadline_ms / 1000, "the client's own deadline passed")
+    return OFF if deadline_ms is None else After(deadline_ms / 1000, "the client's own deadline passed")
 
 
 def tcp_close(_chain: Chain, fault: Fault) -> After | Never:
