@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observati
         relists=judge.relists(lines, stage.fault_s),
         exec_survived=judge.exec_survived(stage.journal("exec").lines()),
         client_port_changed=bool(ports_after - ports_before) if served else None,
-        watches_elsewhere=_watches_elsewhere(stage, client),
+        watches_elsewhere=_watches_elsewhere(stage, streams, fault_unix_s, until_unix_s),
         ended_by=ended,
         ended_after_s=served.start_s + served.duration_ms / 1000 - fault_unix_s if served and ended else None,
     )
@@ -99,15 +100,13 @@ def _last_timer(path: Path, local: str | None, ended_s: float) -> str | None:
     return last
 
 
-def _watches_elsewhere(stage: Stage, client: str) -> int:
-    agent = USER_AGENTS[client]
-    others: Sequence[str] = [name for name in stage.apiservers if name != "apiserver-1"]
+def _watches_elsewhere(stage: Stage, streams: Sequence[access_log.Row], since_s: float, until_s: float) -> int:
+    """By the gateway's own word, which it gives of every apiserver, embedded or real."""
+    victim = stage.apiservers["apiserver-1"]
+    served_by_victim = f"{victim.address}:{victim.port}"
     return sum(
-        line["event"] == "watch-started"
-        and agent in str(line.get("user_agent"))
-        and stage.fault_s < line["t"] <= stage.until_s
-        for name in others
-        for line in stage.journal(name).lines()
+        row.status == HTTPStatus.OK and row.server != served_by_victim and since_s < row.start_s <= until_s
+        for row in streams
     )
 
 
