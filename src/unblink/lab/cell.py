@@ -1,6 +1,7 @@
 """One cell: its chain built from real parts, its fault, and what was measured. All files go into the cell's folder."""
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -315,5 +316,7 @@ async def _stop_all(stage: Stage) -> None:
         stage.capture.write(stage.folder / "client-leg.pcapng", keys, ["client"])
         server_leg = ["gateway", *(name for name in SUBNETS if name.startswith("apiserver"))]
         stage.capture.write(stage.folder / "server-leg.pcapng", keys, server_leg)
-    for leftover in (KEY_LOG, ADMIN, PPROF):
-        (stage.folder / leftover).unlink(missing_ok=True)
+    shutil.rmtree(stage.folder / ".kube", ignore_errors=True)
+    for path in stage.folder.iterdir():
+        if path.name in {KEY_LOG, ADMIN, PPROF} or (path.is_file() and path.stat().st_size == 0):
+            path.unlink()
