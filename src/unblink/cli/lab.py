@@ -177,11 +177,11 @@ class _Display:
         self._live.stop()
 
     def show(self, cell: str, state: str) -> None:
-        """Note what a cell does now."""
-        self._states[cell] = state
+        """Note what a cell does now. What stands behind a colon is detail that only a terminal follows."""
+        before, self._states[cell] = self._states[cell], state
         if self._console.is_terminal:
             self._live.update(self._table(), refresh=True)
-        else:
+        elif state.partition(":")[0] != before.partition(":")[0]:
             self._console.print(f"{cell}: {state}")
 
     def _table(self) -> Table:

@@ -14,6 +14,7 @@ from unblink.lab.log import monotonic_s
 
 VICTIM, OTHER, REPLACEMENT = "apiserver-1", "apiserver-2", "apiserver-3"
 DEAF_TIMEOUT_S = 2.0
+LOOK_S = 0.5
 IN_FLIGHT_S = 0.05
 """What was on its way when a drop began has left the router by then."""
 
@@ -212,8 +213,9 @@ async def observe(stage: Stage) -> None:
     stage.timeline.step("fault", "on", at_s=stage.fault_s, fault=stage.cell.fault.value, address=address)
     follow = asyncio.create_task(work.follow(stage))
     try:
-        while monotonic_s() < stage.fault_s + stage.cell.observe_s:
-            await asyncio.sleep(0.2)
+        while (left_s := stage.fault_s + stage.cell.observe_s - monotonic_s()) > 0:
+            stage.say(f"observing: {left_s:.0f} s left")
+            await asyncio.sleep(min(left_s, LOOK_S))
             stage.check_alive()
             if follow.done():
                 follow.result()

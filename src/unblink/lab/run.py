@@ -4,7 +4,9 @@ import asyncio
 import functools
 import os
 import platform
+import select
 import shutil
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -67,27 +69,36 @@ def run(scenario: Scenario, options: Options, display: Display) -> Path:
     with folder.run_folder(options.out, scenario.name, started) as place:
         inside = functools.partial(_inside, scenario, options, place, started, forbidden, display)
         if forbidden is None:
-            failure = place / ".failure"
-            code = sandbox.run(functools.partial(_noting_failure, inside, failure))
-            if failure.exists():
-                why = failure.read_text()
-                failure.unlink()
-                raise LabError(why)
-            if code:
-                raise SystemExit(code)
+            _in_sandbox(inside)
         else:
-            inside()
+            with sandbox.exiting_on_sigterm():
+                inside()
         folder.point_latest(place)
     return place
 
 
-def _noting_failure(inside: Callable[[], None], note: Path) -> int:
-    try:
-        inside()
-    except LabError as error:
-        note.write_text(str(error))
-        return 2
-    return 0
+def _in_sandbox(inside: Callable[[], None]) -> None:
+    """Run `inside` in namespaces; its LabError comes out through a pipe, for the disk may be what failed."""
+    read_end, write_end = os.pipe()
+
+    def noting_failure() -> int:
+        try:
+            inside()
+        except LabError as error:
+            os.write(write_end, str(error).encode()[: select.PIPE_BUF])
+            return 1
+        return 0
+
+    with os.fdopen(read_end, "rb") as failure:
+        try:
+            code = sandbox.run(noting_failure)
+        finally:
+            os.close(write_end)
+        why = failure.read().decode(errors="replace")
+    if why:
+        raise LabError(why)
+    if code:
+        raise SystemExit(code)
 
 
 def _inside(
@@ -96,20 +107,27 @@ def _inside(
     try:
         with display:
             asyncio.run(_run(scenario, options, place, started, forbidden, display))
-    except BaseExceptionGroup as group:
-        for error in _leaves(group):
-            if isinstance(error, LabError):
-                raise error from None
-            if isinstance(error, OSError):
-                raise LabError(f"{error.filename or 'the lab'}: {error.strerror}") from error
-        raise
+    except Exception as error:
+        raise _explained(error, place) from error
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+def _explained(error: Exception, place: Path) -> LabError:
+    """What a part of the lab said of its end, or else the system; all else is a defect of ours, with its traceback."""
+    found = _leaves(error)
+    for leaf in found:
+        if isinstance(leaf, LabError):
+            return leaf
+    for leaf in found:
+        if isinstance(leaf, OSError):
+            return LabError(f"{leaf.filename or place}: {leaf.strerror or leaf}")
+    traceback.print_exception(error)
+    return LabError(f"a defect of the lab: {type(found[0]).__name__}: {found[0]}")
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
 
 async def _run(
@@ -161,7 +179,6 @@ async def _measured(
     stage: Stage, peers: Mapping[str, Path], place: Path, say: Callable[[str], None]
 ) -> list[CellResult]:
     cell = stage.cell
-    say(f"observing for {cell.observe_s:.0f} s")
     cannot: str | None = None
     try:
         await breaking.observe(stage)
