@@ -3,8 +3,10 @@
 import asyncio
 import http.client
 import os
+import re
 import socket
 import ssl
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +21,11 @@ from unblink.lab.hosts.process import Process, start
 from unblink.lab.secrets import SERVER_NAME, Secrets
 
 ASSETS = "KUBEBUILDER_ASSETS"
+PROGRAMS = ("kube-apiserver", "etcd")
 STORE_PORT = 2379
 REQUEST_TIMEOUT_S = 3.0
 WATCH_GRACE_MS = 2_000
+"""How long open watches may go on after SIGTERM until all have ended cleanly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,21 @@ def assets() -> Path:
         raise LookupError(
             f"--apiserver real needs {ASSETS} to name a folder with kube-apiserver and etcd; it is not set"
         )
-    for program in ("kube-apiserver", "etcd"):
+    for program in PROGRAMS:
         if not os.access(Path(folder) / program, os.X_OK):
             raise LookupError(f"--apiserver real: {ASSETS}={folder} has no executable {program}")
     return Path(folder).resolve()
+
+
+def assets_version(folder: Path) -> str:
+    """What the two programs say that they are. Raises OSError where one cannot be run here."""
+    said = {program: subprocess.check_output([str(folder / program), "--version"], text=True) for program in PROGRAMS}
+    return ", ".join(f"{program} {_version_in(text)}" for program, text in said.items())
+
+
+def _version_in(text: str) -> str:
+    found = re.search(r"\d+\.\d+\.\d+\S*", text)
+    return found[0] if found else "of an unknown version"
 
 
 def start_store(host: Host, folder: Path, servers: Servers) -> Process:
@@ -59,8 +74,10 @@ def start_store(host: Host, folder: Path, servers: Servers) -> Process:
         return start(
             host, "store", [sys.executable, "-m", "unblink.lab.apiserver.store", "--config", "store.json"], folder
         )
+    # Its data are not evidence: they lie with the secrets, which no end of the run leaves behind.
+    data = servers.secrets.token_file.parent / f"etcd-{folder.name}"
     url = f"http://{host.address}:{STORE_PORT}"
-    argv = [str(servers.assets / "etcd"), "--data-dir=etcd", f"--listen-client-urls={url}"]
+    argv = [str(servers.assets / "etcd"), f"--data-dir={data}", f"--listen-client-urls={url}"]
     argv += [f"--advertise-client-urls={url}", f"--listen-peer-urls=http://{host.address}:2380", "--unsafe-no-fsync"]
     return start(host, "store", argv, folder)
 
@@ -101,7 +118,7 @@ def start_apiserver(host: Host, at: Apiserver, store: Host, folder: Path, server
         "service-cluster-ip-range": "10.0.0.0/24",
         "authorization-mode": "AlwaysAllow",
         "disable-admission-plugins": "ServiceAccount",
-        "cert-dir": at.name,
+        "shutdown-watch-termination-grace-period": f"{WATCH_GRACE_MS}ms",
     }
     argv = [str(servers.assets / "kube-apiserver"), *(f"--{name}={value}" for name, value in flags.items())]
     return start(host, at.name, argv, folder)
