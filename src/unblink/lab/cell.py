@@ -54,6 +54,7 @@ class Stage:
     processes: dict[str, Process] = field(default_factory=dict)
     journals: dict[str, Journal] = field(default_factory=dict)
     capture: Capture | None = None
+    sampling: asyncio.Task[None] | None = None
     expected_to_end: set[str] = field(default_factory=set)
     steady_s: float = 0.0
     fault_s: float = 0.0
@@ -98,7 +99,9 @@ class Stage:
         return LabError(f"cell {self.cell.id}: {why}" + (f": {detail[0]}" if detail else ""))
 
     def check_alive(self) -> None:
-        """Raises LabError when a part that no fault was meant to end has ended."""
+        """Raises LabError when a part that no fault was meant to end has ended, OSError when evidence is not kept."""
+        if self.sampling is not None and self.sampling.done():
+            self.sampling.result()
         for name, running in self.processes.items():
             part = name in INFRASTRUCTURE or name.startswith("apiserver")
             if part and running.returncode is not None and name not in self.expected_to_end:
@@ -284,8 +287,8 @@ async def _evidence(stage: Stage, down: AsyncExitStack) -> None:
         down.callback(tables[name].diag.close)
     stream = (stage.folder / "sockets.jsonl").open("ab")
     down.callback(stream.close)
-    sampling = asyncio.create_task(sockets.watch(stream, tables, SOCKETS_PERIOD_S))
-    down.callback(sampling.cancel)
+    stage.sampling = asyncio.create_task(sockets.watch(stream, tables, SOCKETS_PERIOD_S))
+    down.callback(stage.sampling.cancel)
 
 
 async def collect(stage: Stage) -> None:

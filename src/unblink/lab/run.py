@@ -6,8 +6,9 @@ import os
 import platform
 import select
 import shutil
+import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,8 +72,7 @@ def run(scenario: Scenario, options: Options, display: Display) -> Path:
         if forbidden is None:
             _in_sandbox(inside)
         else:
-            with sandbox.exiting_on_sigterm():
-                inside()
+            inside()
         folder.point_latest(place)
     return place
 
@@ -106,9 +106,25 @@ def _inside(
 ) -> None:
     try:
         with display:
-            asyncio.run(_run(scenario, options, place, started, forbidden, display))
+            terminated = asyncio.run(_until_sigterm(_run(scenario, options, place, started, forbidden, display)))
     except Exception as error:
         raise _explained(error, place) from error
+    if terminated:
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+async def _until_sigterm(work: Coroutine[None, None, None]) -> bool:
+    """Whether SIGTERM cut `work` short: it cancels it, as Ctrl-C does."""
+    running = asyncio.ensure_future(work)
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    loop.add_signal_handler(signal.SIGTERM, lambda: running.cancelling() or running.cancel())
+    try:
+        await running
+    except asyncio.CancelledError:
+        if this is not None and this.cancelling():
+            raise
+        return True
+    return False
 
 
 def _explained(error: Exception, place: Path) -> LabError:
