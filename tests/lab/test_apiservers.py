@@ -157,7 +157,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             return
