@@ -212,6 +212,8 @@ def _print(result: "Result", place: Path) -> None:
     for row in result.cells:
         if row.verdict.value != "pass":
             console.print(f"\n{row.id} {row.client}: {row.verdict.value}: {row.reason}", markup=False)
+    for reason in result.left_out.values():
+        console.print(f"\nleft out: {reason}", markup=False)
     console.print(f"\n{_summary(result)}\nreport: {place / 'report.html'}", markup=False, soft_wrap=True)
 
 

@@ -95,6 +95,8 @@ def _remove_leftovers(folder: Path) -> None:
         for leftover in folder.glob(pattern):
             leftover.unlink(missing_ok=True)
     (folder / LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # a run that got nowhere leaves no empty folder
 
 
 def _processes_of(folder: Path) -> Iterator[int]:

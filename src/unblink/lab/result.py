@@ -38,5 +38,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["namespaces", "loopback"]
     mode_reason: str | None
     """Why the run had no namespaces; None when it had them."""
+    left_out: dict[str, str]
+    """Clients of the scenario that are not on this machine, and why."""
     verdict: Verdict
     cells: list[CellResult]
