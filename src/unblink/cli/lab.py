@@ -92,7 +92,7 @@ def run(scenario: str, apiserver: str, real_time: bool, out: Path, output: str) 
     parts = _lab_parts()
     try:
         chosen = parts.scenario.load(scenario, real_time=real_time)
-        assets = parts.apiservers.assets() if apiserver == "real" else None
+        assets = _assets(parts) if apiserver == "real" else None
         parts.envoy.binary()
         display = _Display([cell.id for cell in chosen.cells])
         place = parts.run.run(chosen, parts.run.Options(out, assets), display)
@@ -101,7 +101,6 @@ def run(scenario: str, apiserver: str, real_time: bool, out: Path, output: str) 
         parts.cell.LabError,
         parts.folder.NoRoom,
         parts.envoy.EnvoyMissing,
-        LookupError,
     ) as error:
         _refuse(str(error))
     except OSError as error:
@@ -140,6 +139,14 @@ class _Parts:
 
         self.envoy, self.apiservers, self.cell, self.folder = envoy, apiservers, cell, folder
         self.result, self.run, self.scenario = result, run, scenario
+
+
+def _assets(parts: _Parts) -> Path:
+    try:
+        folder: Path = parts.apiservers.assets()
+    except LookupError as error:
+        _refuse(str(error))
+    return folder
 
 
 def _lab_parts() -> _Parts:
@@ -192,9 +199,9 @@ class _Display:
 
 
 def _print(result: "Result", place: Path) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+        console = Console(highlight=False, markup=False, width=160)
     if result.mode == "loopback":
         console.print(
             f"No namespaces here ({result.mode_reason}): ran on loopback, and what that cannot show is unknown.\n"
@@ -211,10 +218,10 @@ def _print(result: "Result", place: Path) -> None:
     console.print(table)
     for row in result.cells:
         if row.verdict.value != "pass":
-            console.print(f"\n{row.id} {row.client}: {row.verdict.value}: {row.reason}", markup=False)
+            console.print(f"\n{row.id} {row.client}: {row.verdict.value}: {row.reason}")
     for reason in result.left_out.values():
-        console.print(f"\nleft out: {reason}", markup=False)
-    console.print(f"\n{_summary(result)}\nreport: {place / 'report.html'}", markup=False, soft_wrap=True)
+        console.print(f"\nleft out: {reason}")
+    console.print(f"\n{_summary(result)}\nreport: {place / 'report.html'}", soft_wrap=True)
 
 
 def _columns(row: "CellResult") -> list[str]:

@@ -18,7 +18,6 @@ USER_AGENTS = {"kubectl": "kubectl", "reflector": "unblink", "client-go": "clien
 
 ENDED_BY = {
     "gateway-stream-idle-timeout": "stream-idle-timeout",
-    "gateway-request-timeout": "stream-idle-timeout",
     "server-closed": "tcp-close",
     "server-reset": "tcp-close",
 }
@@ -95,8 +94,7 @@ def _last_timer(path: Path, local: str | None, ended_s: float) -> str | None:
             break
         for row in table["sockets"]:
             if row["local"] == local:
-                waits = row["probes"] or row["unacked"] or row["timer"] == "keepalive"
-                last = row["timer"] if waits else None
+                last = row["timer"] if row["probes"] or row["retransmits"] else None
     return last
 
 
