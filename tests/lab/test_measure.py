@@ -8,16 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.lab import stages
 
-from unblink.chain import Apiserver, Gateway, TlsFiles
-from unblink.faults import Fault
-from unblink.lab import apiservers, measure
-from unblink.lab.cell import SUBNETS, Stage
-from unblink.lab.evidence.timeline import Timeline
-from unblink.lab.hosts import network
+from unblink.chain import Gateway
+from unblink.lab import measure
+from unblink.lab.cell import Stage
 from unblink.lab.judge import Observation
-from unblink.lab.scenario import Cell
-from unblink.lab.secrets import Secrets
 
 AHEAD_S = 1_000_000.0
 STEADY_S, FAULT_S, UNTIL_S = 10.0, 20.0, 40.0
@@ -32,12 +28,7 @@ Line = dict[str, Any]
 
 
 def made(folder: Path, gateway: Gateway | None = None) -> Stage:
-    cell = Cell("made", "none", Fault.DROP, gateway or Gateway(), tuple(AGENTS), 20.0, event_period_ms=500)
-    nowhere = Path("nowhere")
-    servers = apiservers.Servers(Secrets(TlsFiles(nowhere, nowhere, nowhere), nowhere, nowhere), 60_000)
-    stage = Stage(cell, folder, network.on_loopback(SUBNETS, 1), servers, Timeline(), lambda _state: None)
-    for name in ("apiserver-1", "apiserver-2"):
-        stage.apiservers[name] = Apiserver(name, stage.net.hosts[name].address)
+    stage = stages.made(folder, gateway=gateway)
     stage.steady_s, stage.fault_s, stage.until_s = STEADY_S, FAULT_S, UNTIL_S
     write(folder / "access.jsonl", [])
     write(folder / "sockets.jsonl", [])
