@@ -16,7 +16,7 @@ from unblink.lab import apiservers, secrets
 from unblink.lab.apiserver.config import ApiserverConfig, StoreConfig
 from unblink.lab.apiservers import Servers, assets, assets_version, request, wait_ready
 from unblink.lab.hosts.network import Host
-from unblink.lab.hosts.process import Process, start
+from unblink.lab.hosts.process import start
 
 HERE = Host("here", "127.0.0.1")
 STORE, HOST = Host("store", "127.0.4.10"), Host("apiserver-1", "127.0.11.10")
@@ -117,6 +117,7 @@ def test_the_real_ones_get_flags(tmp_path: Path, started: Started) -> None:
         str(made.token_auth_file),
     )
     assert apiserver["shutdown-watch-termination-grace-period"] == "2000ms"
+    assert servers.start_timeout_s > Servers(made, bookmark_period_ms=60_000).start_timeout_s
     assert not any(made.token_file.read_text() in argument for argv in started.argv.values() for argument in argv)
 
 
@@ -199,12 +200,15 @@ class TestRequest:
 
 
 class TestWaitReady:
-    async def outcome(self, tmp_path: Path, server: Server, at: Apiserver, argv: list[str], timeout_s: float) -> str:
-        process: Process = start(HERE, at.name, argv, tmp_path)
+    async def outcome(
+        self, tmp_path: Path, server: Server, at: Apiserver, argv: list[str], timeout_s: float, store: str = "sleep 60"
+    ) -> str:
+        process = start(HERE, at.name, argv, tmp_path)
+        beside = start(HERE, "store", store.split(), tmp_path)
         try:
-            return await wait_ready(process, HERE, at, server.made, timeout_s) or "ready"
+            return await wait_ready(process, beside, HERE, at, server.made, timeout_s) or "ready"
         finally:
-            await process.stop()
+            await asyncio.gather(process.stop(), beside.stop())
 
     def test_goes_on_until_readyz_says_ok(self, tmp_path: Path, server: Server) -> None:
         server.answers[:] = [(500, b"[-]etcd failed"), (403, b"forbidden"), (200, b"ok")]
@@ -216,6 +220,11 @@ class TestWaitReady:
         argv = ["sh", "-c", "exit 3"]
         why = asyncio.run(self.outcome(tmp_path, server, server.at, argv, 10))
         assert why == "apiserver-1 ended by itself with exit code 3"
+
+    def test_does_not_wait_without_a_store(self, tmp_path: Path, server: Server) -> None:
+        server.answers[:] = [(500, b"[-]etcd failed")]
+        why = asyncio.run(self.outcome(tmp_path, server, server.at, ["sleep", "60"], 10, store="false"))
+        assert why == "store ended by itself with exit code 1"
 
     def test_tells_the_last_answer(self, tmp_path: Path, server: Server) -> None:
         server.answers[:] = [(500, b"[-]etcd failed")]

@@ -24,6 +24,9 @@ ASSETS = "KUBEBUILDER_ASSETS"
 PROGRAMS = ("kube-apiserver", "etcd")
 STORE_PORT = 2379
 REQUEST_TIMEOUT_S = 3.0
+START_TIMEOUT_S = 30.0
+REAL_START_TIMEOUT_S = 120.0
+"""A kube-apiserver is ready after 3 s of two free cores, and a run starts four at once, beside its other cells."""
 WATCH_GRACE_MS = 2_000
 """How long open watches may go on after SIGTERM until all have ended cleanly."""
 
@@ -36,6 +39,11 @@ class Servers:
     bookmark_period_ms: int
     custom_resources: tuple[CustomResource, ...] = ()
     assets: Path | None = None
+
+    @property
+    def start_timeout_s(self) -> float:
+        """How long an apiserver may take until it is ready."""
+        return START_TIMEOUT_S if self.assets is None else REAL_START_TIMEOUT_S
 
 
 def assets() -> Path:
@@ -103,6 +111,7 @@ def start_apiserver(host: Host, at: Apiserver, store: Host, folder: Path, server
         (folder / f"{at.name}.json").write_bytes(msgspec.json.encode(config))
         argv: Sequence[str] = [sys.executable, "-m", "unblink.lab.apiserver", "--config", f"{at.name}.json"]
         return start(host, at.name, argv, folder)
+    # RBAC, for with AlwaysAllow a kube-apiserver refuses anonymous requests, and a health check of /readyz is one.
     flags = {
         "etcd-servers": f"http://{store.address}:{STORE_PORT}",
         "bind-address": at.address,
@@ -116,7 +125,7 @@ def start_apiserver(host: Host, at: Apiserver, store: Host, folder: Path, server
         "service-account-key-file": str(tls.private_key),
         "service-account-signing-key-file": str(tls.private_key),
         "service-cluster-ip-range": "10.0.0.0/24",
-        "authorization-mode": "AlwaysAllow",
+        "authorization-mode": "RBAC",
         "disable-admission-plugins": "ServiceAccount",
         "shutdown-watch-termination-grace-period": f"{WATCH_GRACE_MS}ms",
     }
@@ -124,12 +133,17 @@ def start_apiserver(host: Host, at: Apiserver, store: Host, folder: Path, server
     return start(host, at.name, argv, folder)
 
 
-async def wait_ready(process: Process, source: Host, at: Apiserver, made: Secrets, timeout_s: float) -> str | None:
-    """Ask `at` from the host `source` for /readyz until it says ok; otherwise why it did not come up."""
+async def wait_ready(
+    process: Process, store: Process, source: Host, at: Apiserver, made: Secrets, timeout_s: float
+) -> str | None:
+    """Ask `at` from the host `source` for /readyz until it says ok; otherwise why it did not come up.
+
+    Without its store it never does, so the end of that one is an answer too.
+    """
     last = "no answer"
     try:
         async with asyncio.timeout(timeout_s):
-            while process.returncode is None:
+            while process.returncode is None and store.returncode is None:
                 try:
                     status, body = await request(source, at, made, "GET", "/readyz")
                     if status == http.client.OK:
@@ -140,7 +154,8 @@ async def wait_ready(process: Process, source: Host, at: Apiserver, made: Secret
                 await asyncio.sleep(0.1)
     except TimeoutError:
         return f"{at.name} was not ready within {timeout_s:.0f} s ({last})"
-    return f"{at.name} ended by itself with exit code {process.returncode}"
+    ended = process if process.returncode is not None else store
+    return f"{ended.name} ended by itself with exit code {ended.returncode}"
 
 
 async def request(

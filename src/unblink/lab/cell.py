@@ -86,8 +86,16 @@ class Stage:
         self.processes[name] = started = apiservers.start_apiserver(
             self.net.hosts[name], at, self.net.hosts["store"], self.folder, self.servers
         )
-        why = await apiservers.wait_ready(started, self.net.hosts["writer"], at, self.servers.secrets, START_TIMEOUT_S)
+        why = await apiservers.wait_ready(
+            started,
+            self.processes["store"],
+            self.net.hosts["writer"],
+            at,
+            self.servers.secrets,
+            self.servers.start_timeout_s,
+        )
         if why:
+            self.check_alive()
             raise self.failure(name, why)
 
     def failure(self, name: str, why: str) -> LabError:
