@@ -25,6 +25,15 @@ OUT = click.option(
     show_default=True,
     help="Where runs go.",
 )
+OUTPUT = click.option(
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What is printed on standard output.",
+)
+WIDTH_ELSEWHERE = 160
+"""Columns of a table that goes to a file or a pipe."""
 
 
 @click.group()
@@ -40,7 +49,7 @@ def lab() -> None:
 
 
 @lab.command("list")
-@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@OUTPUT
 def list_(output: str) -> None:
     """Scenarios that come with unblink.
 
@@ -56,7 +65,7 @@ def list_(output: str) -> None:
     table = Table("SCENARIO", "DESCRIPTION", box=None, pad_edge=False)
     for name, text in shipped.items():
         table.add_row(name, text)
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 @lab.command()
@@ -70,7 +79,7 @@ def list_(output: str) -> None:
 )
 @click.option("--real-time", is_flag=True, help="The timers of the incident instead of shortened ones.")
 @OUT
-@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@OUTPUT
 def run(scenario: str, apiserver: str, real_time: bool, out: Path, output: str) -> None:
     """Run SCENARIO: a name from `unblink lab list`, or the path of a YAML file.
 
@@ -198,10 +207,13 @@ class _Display:
         return table
 
 
-def _print(result: "Result", place: Path) -> None:
+def _console() -> Console:
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDTH_ELSEWHERE)
+
+
+def _print(result: "Result", place: Path) -> None:
+    console = _console()
     if result.mode == "loopback":
         console.print(
             f"No namespaces here ({result.mode_reason}): ran on loopback, and what that cannot show is unknown.\n"
