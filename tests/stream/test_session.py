@@ -329,6 +329,25 @@ def test_retry_after_is_kept_and_a_longer_pause_of_our_own_too() -> None:
     assert drive(machine, ListAnswer(429, b'{"code":429,"details":{"retryAfterSeconds":1}}'))[-1] == Wait(1600)
 
 
+@pytest.mark.parametrize(
+    ("answer", "wait", "asked"),
+    [
+        (WatchAnswer(503, b"apiserver is shutting down", 1.0), Wait(1000), AskWatch("11", 300, False)),
+        (WatchAnswer(500, b"", 1.0), Wait(1000), AskWatch("11", 300, False)),
+        (WatchAnswer(503, b"upstream connect error"), Wait(800), AskList("11", 0, "")),
+        (WatchAnswer(403, b"", 1.0), Wait(1000), AskList("11", 0, "")),
+        (WatchAnswer(504, b'{"code":410,"reason":"Expired"}', 1.0), Wait(1000), AskList("", 500, "")),
+    ],
+)
+def test_a_server_that_says_when_it_is_back_is_asked_the_same_again(
+    answer: WatchAnswer, wait: Wait, asked: Command
+) -> None:
+    machine = session()
+    drive(machine, *WAYS_TO[State.WATCHING][1], Chunk(frame("MODIFIED", 11)), StreamEnded(CLEAN))
+    assert drive(machine, answer)[-1] == wait
+    assert drive(machine, TimerFired()) == [asked]
+
+
 def test_a_watch_list_is_one_list_and_then_the_same_stream() -> None:
     machine = session(CLIENT_GO)
     assert drive(machine, Start()) == [AskWatch("", 300, True)]

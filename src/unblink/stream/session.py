@@ -9,6 +9,7 @@ The rules are those of client-go's reflector (tools/cache/reflector.go, 1.36), w
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Literal, assert_never
 
 from unblink.stream.endings import EndedBy, Ending
@@ -52,7 +53,7 @@ class Symbol(Enum):
     BOOKMARK = "a bookmark"
     SYNC_END = "the bookmark that ends the initial events"
     EXPIRED = "the resourceVersion is unusable, and a list without one helps"
-    BUSY = "429: the same again, later"
+    BUSY = "429, or 5xx with a Retry-After: the same again, later"
     REFUSED = "any other refusal or ERROR event, or what cannot be understood"
     UNREACHABLE = "no connection"
     BROKEN_REWATCH = "ended; the policy resumes from the last resourceVersion"
@@ -405,9 +406,11 @@ class Session:
     def _refusal_symbol(self, code: int, body: bytes, retry_after_s: float | None) -> Symbol:
         status = decode_status(code, body)
         symbol = self._status_symbol(EndedBy.REFUSED, status)
-        if retry_after_s is not None:
-            self._retry_after_s = retry_after_s
-        return symbol
+        if retry_after_s is None:
+            return symbol
+        self._retry_after_s = retry_after_s
+        # client-go, rest/with_retry.go, checkWait: an apiserver that shuts down answers a watch so.
+        return Symbol.BUSY if symbol is Symbol.REFUSED and code >= HTTPStatus.INTERNAL_SERVER_ERROR else symbol
 
     def _status_symbol(self, by: EndedBy, status: Status) -> Symbol:
         text = (
