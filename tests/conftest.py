@@ -7,9 +7,13 @@ import os
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.lab.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -111,3 +115,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("left out on this machine", yellow=True)
         for reason, count in left_out.items():
             terminalreporter.line(f"{count} test{'s' if count > 1 else ''}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def incident(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """`unblink lab run incident`, once: it takes a minute, and tests of several rooms read it."""
+    from tests.lab import runs
+
+    return runs.run(tmp_path_factory.mktemp("incident"), "incident")
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """`unblink lab run faults`, once."""
+    from tests.lab import runs
+
+    return runs.run(tmp_path_factory.mktemp("faults"), "faults")
