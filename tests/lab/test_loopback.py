@@ -103,15 +103,19 @@ async def test_a_port_in_use_is_named(tmp_path: Path, out: Path) -> None:
 
 
 @inside
-async def test_sigterm_leaves_nothing_on_loopback_either(tmp_path: Path, out: Path) -> None:
+async def test_two_runs_side_by_side_and_sigterm_leaves_nothing_of_either(tmp_path: Path, out: Path) -> None:
     await forbid_namespaces()
-    lab = runs.start(out, runs.write(tmp_path / "quick.yaml", runs.QUICK))
-    until(lab, "gateway")
-    assert runs.processes(out)
-    lab.send_signal(signal.SIGTERM)
-    _, errors = lab.communicate(timeout=20)
-    assert lab.returncode == 128 + signal.SIGTERM, errors
-    assert "Traceback" not in errors
+    scenario = runs.write(tmp_path / "quick.yaml", runs.QUICK, observe_s=60)
+    both = [runs.start(out, scenario) for _ in range(2)]
+    for lab in both:
+        until(lab, "clients")
+    assert len(runs.processes(out)) >= 2 * 4
+    for lab in both:
+        lab.send_signal(signal.SIGTERM)
+    for lab in both:
+        _, errors = lab.communicate(timeout=20)
+        assert lab.returncode == 128 + signal.SIGTERM, errors
+        assert "Traceback" not in errors
     assert_nothing_left(out)
 
 

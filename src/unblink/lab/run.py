@@ -9,7 +9,7 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +23,7 @@ import unblink
 from unblink.bounds import predict
 from unblink.lab import apiservers, breaking, folder, measure, secrets
 from unblink.lab.cell import LabError, Stage, collect, prepared
-from unblink.lab.hosts import sandbox
+from unblink.lab.hosts import network, sandbox
 from unblink.lab.judge import Verdict, judge, merged
 from unblink.lab.report.page import render
 from unblink.lab.result import CellResult, Result
@@ -177,9 +177,10 @@ async def _run(
             await ready.wait()
             results[cell.id] = await _measured(stage, place, say)
 
-    async with asyncio.TaskGroup() as group:
-        for number, cell in enumerate(cells, 1):
-            group.create_task(one(number, cell))
+    with network.loopback_numbers(len(cells)) if loopback else nullcontext(range(1, len(cells) + 1)) as numbers:
+        async with asyncio.TaskGroup() as group:
+            for number, cell in zip(numbers, cells, strict=True):
+                group.create_task(one(number, cell))
     rows = [row for cell in cells for row in results[cell.id]]
     result = Result(
         scenario=scenario.name,

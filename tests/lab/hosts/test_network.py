@@ -102,3 +102,16 @@ async def test_entering_a_host_ends_with_its_block() -> None:
 def test_on_loopback_every_host_has_its_own_address() -> None:
     addresses = [host.address for cell in (1, 2) for host in network.on_loopback(NAMES, cell).hosts.values()]
     assert addresses == ["127.1.2.10", "127.1.3.10", "127.1.11.10", "127.2.2.10", "127.2.3.10", "127.2.11.10"]
+
+
+@inside
+async def test_runs_on_one_loopback_have_cells_of_their_own() -> None:
+    with network.loopback_numbers(3) as first:
+        with network.loopback_numbers(2) as second:
+            assert (list(first), list(second)) == ([1, 2, 3], [4, 5])
+        with network.loopback_numbers(251) as second:
+            assert list(second) == list(range(4, 255))
+        with pytest.raises(OSError, match="only 251 of 254 cells"), network.loopback_numbers(252):
+            pass
+    with network.loopback_numbers(1) as again:
+        assert list(again) == [1]

@@ -8,9 +8,11 @@ Addresses come from 198.18.0.0/15 (RFC 2544: benchmarking). The loopback network
 addresses in 127.0.0.0/8 and no namespaces, where those are forbidden.
 """
 
+import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from unblink.lab.hosts.sandbox import CLONE_NEWNET, setns, unshare
 HOST_INTERFACE = "eth0"
 FAULT_TABLE = 100
 FAULT_RULE_PRIORITY = 10
+CLAIM_PORT = 64430
+"""No host of the lab listens here, and it is no ephemeral port (ip_local_port_range)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,27 @@ async def in_namespaces(names: dict[str, int]) -> Network:
 def on_loopback(names: dict[str, int], cell: int) -> Network:
     """The same hosts without namespaces: host N of cell C is 127.C.N.10."""
     return Network({name: Host(name, f"127.{cell}.{number}.10") for name, number in names.items()})
+
+
+@contextmanager
+def loopback_numbers(count: int) -> Iterator[Sequence[int]]:
+    """Numbers of `count` cells that no other run on this machine's loopback has, held by a socket each until the end.
+
+    Raises:
+        OSError: fewer are free.
+    """
+    numbers: list[int] = []
+    with ExitStack() as held:
+        for number in range(1, 255):
+            if len(numbers) == count:
+                break
+            holder = held.enter_context(socket.socket())
+            with suppress(OSError):
+                holder.bind((f"127.{number}.0.1", CLAIM_PORT))
+                numbers.append(number)
+        if len(numbers) < count:
+            raise OSError(errno.EADDRINUSE, f"only {len(numbers)} of 254 cells on loopback are free, not {count}")
+        yield numbers
 
 
 async def _configure_host(host: Host, number: int) -> None:
