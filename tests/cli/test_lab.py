@@ -326,3 +326,9 @@ def test_clean_says_what_it_removed(tmp_path: Path) -> None:
     assert done.stdout.startswith("dead: unfinished; 0 processes ended")
     assert [path.name for path in dead.iterdir()] == ["result.json"]
     assert invoke("clean", "--out", str(tmp_path)).output == ""
+
+
+def test_what_cannot_be_cleaned_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "odd" / folder.LOCK
+    lock.mkdir(parents=True)
+    assert refused("clean", "--out", str(tmp_path)) == f"unblink: {lock}: Is a directory\n"

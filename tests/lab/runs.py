@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,8 @@ def start(out: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run(out: Path, *arguments: str, prefix: Sequence[str] = ()) -> Run:
-    argv = [*prefix, *command("run", "--out", str(out), *arguments)]
+def run(out: Path, *arguments: str) -> Run:
+    argv = command("run", "--out", str(out), *arguments)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     return Run(done.returncode, done.stdout, done.stderr, (out / "latest").resolve())
 

@@ -135,7 +135,12 @@ def clean(out: Path) -> None:
     Example:
       unblink lab clean
     """
-    for line in _lab_parts().folder.clean(out):
+    parts = _lab_parts()
+    try:
+        removed = parts.folder.clean(out)
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror}")
+    for line in removed:
         click.echo(line)
 
 
