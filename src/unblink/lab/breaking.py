@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unblink.faults import Fault
 from unblink.gateway.envoy.config import APISERVER, APISERVER_UPGRADE
-from unblink.lab.cell import LabError, Stage
+from unblink.lab.cell import LabError, Stage, endpoints_known
 from unblink.lab.evidence.capture import seen
 from unblink.lab.hosts.netfilter import drop_output
 from unblink.lab.log import monotonic_s
@@ -68,9 +68,7 @@ async def _replace(stage: Stage) -> None:
     stage.expected_to_end.add(VICTIM)
     stage.processes[VICTIM].send(signal.SIGKILL if stage.in_namespaces else signal.SIGSTOP)
     await stage.start_apiserver(REPLACEMENT)
-    for cluster in (APISERVER, APISERVER_UPGRADE):
-        stage.publish(cluster, OTHER, REPLACEMENT)
-    stage.timeline.step("fault", "endpoints", names=[OTHER, REPLACEMENT])
+    await _publish(stage, OTHER, REPLACEMENT)
 
 
 async def _output_on(stage: Stage) -> None:
@@ -91,7 +89,9 @@ def _signal(signum: signal.Signals) -> Action:
 
 
 async def _restart_each(stage: Stage) -> None:
-    for name in (VICTIM, OTHER):
+    """Gracefully: what is not ready is no endpoint, so it gets no new requests before it ends those that it has."""
+    for name, stays in ((VICTIM, OTHER), (OTHER, VICTIM)):
+        await _publish(stage, stays)
         stage.expected_to_end.add(name)
         stage.processes[name].send(signal.SIGTERM)
         stage.timeline.step("fault", "sigterm", name=name)
@@ -99,6 +99,14 @@ async def _restart_each(stage: Stage) -> None:
         await stage.start_apiserver(name)
         stage.expected_to_end.discard(name)
         stage.timeline.step("fault", "restarted", name=name)
+        await _publish(stage, name, stays)
+
+
+async def _publish(stage: Stage, *names: str) -> None:
+    for cluster in (APISERVER, APISERVER_UPGRADE):
+        stage.publish(cluster, *names)
+        await endpoints_known(stage, cluster, *names)
+    stage.timeline.step("fault", "endpoints", names=names)
 
 
 async def _deafen(stage: Stage) -> None:

@@ -247,7 +247,7 @@ async def _start_clients(stage: Stage, peers: Mapping[str, Path]) -> None:
     # watch is on apiserver-1. The idle exec is on apiserver-2, which no fault touches.
     stage.publish(APISERVER, "apiserver-1", "apiserver-2")
     stage.publish(APISERVER_UPGRADE, "apiserver-2", "apiserver-1")
-    await _endpoints_known(stage, APISERVER, 2)
+    await endpoints_known(stage, APISERVER, "apiserver-1", "apiserver-2")
     if stage.cell.busy_period_ms is not None:
         busy = ["--resource", "configmaps", "--name", WATCHED, "--period-ms", str(stage.cell.busy_period_ms)]
         stage.run("poller", "client", python("poller", "--kubeconfig", "kubeconfig", *busy))
@@ -270,9 +270,11 @@ async def _said(stage: Stage, name: str, event: str, timeout_s: float) -> None:
             raise stage.failure(name, f"{name} did not get to {event!r} within {timeout_s:.0f} s")
 
 
-async def _endpoints_known(stage: Stage, cluster: str, count: int) -> None:
+async def endpoints_known(stage: Stage, cluster: str, *names: str) -> None:
+    """Wait until the gateway sends new requests of `cluster` to these apiservers alone, after `Stage.publish`."""
+    wanted = {f"{stage.apiservers[name].address}:{stage.apiservers[name].port}" for name in names}
     deadline = monotonic_s() + START_TIMEOUT_S
-    while len((await admin.clusters(stage.folder / ADMIN)).get(cluster, [])) < count:
+    while {host.address for host in (await admin.clusters(stage.folder / ADMIN)).get(cluster, [])} != wanted:
         if monotonic_s() > deadline:
             raise LabError(f"cell {stage.cell.id}: the gateway did not take the new endpoints of {cluster}")
         await asyncio.sleep(0.05)
