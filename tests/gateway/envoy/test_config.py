@@ -301,6 +301,18 @@ def test_a_refused_connection_is_tried_on_the_next_host(bench: "Bench") -> None:
     assert gateway.stats()["cluster.apiserver.upstream_rq_retry"] > 0
 
 
+def test_a_retry_goes_to_another_host_though_the_dead_one_has_the_fewest_requests(bench: "Bench") -> None:
+    apiserver, _ = bench.apiserver("one")
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        refusing = Apiserver("refusing", "127.0.0.1", listening.getsockname()[1])
+    gateway = bench.envoy(Gateway(Upstream(retries=1)), apiserver)
+    client = bench.client(gateway)
+    client.wait(client.get("/pods?watch=true"), h2.events.DataReceived)
+    gateway.move_to(apiserver, refusing)
+    gateway.until(lambda: gateway.stats()["cluster.apiserver.membership_total"] == 2)
+    assert {client.answer(f"/version?n={number}") for number in range(50)} == {(200, "one")}
+
+
 def test_more_watches_than_one_server_connection_takes_are_all_answered(bench: "Bench") -> None:
     apiserver, _ = bench.apiserver("one")
     gateway = bench.envoy(Gateway(Upstream(retries=0)), apiserver)

@@ -198,7 +198,11 @@ def _routes(gateway: Gateway) -> list[_Json]:
 
 
 def _retry_policy(upstream: Upstream) -> _Json:
-    """Istio's default policy, https://istio.io/latest/docs/reference/config/networking/virtual-service/#HTTPRetry."""
+    """Istio's default policy, https://istio.io/latest/docs/reference/config/networking/virtual-service/#HTTPRetry.
+
+    But for how often a host that was tried is passed over. A dead host has the fewest requests, so LEAST_REQUEST takes
+    it for three of four choices between two: with Istio's 5, every sixth retry goes to it again.
+    """
     if upstream.retries == 0:
         return {}
     return {
@@ -206,7 +210,7 @@ def _retry_policy(upstream: Upstream) -> _Json:
             "retry_on": "connect-failure,refused-stream,unavailable,cancelled",
             "num_retries": upstream.retries,
             "retry_host_predicate": [_typed_as("previous_hosts", _PREVIOUS_HOSTS, {})],
-            "host_selection_retry_max_attempts": 5,
+            "host_selection_retry_max_attempts": 100,
         }
     }
 
