@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.inside import inside
 from tests.lab import runs
 from tests.lab.runs import Run
+from tests.lab.test_loopback import forbid_namespaces
 
 from unblink.lab import folder
 
@@ -62,6 +64,19 @@ def test_no_data_and_no_process_is_left(real: Run) -> None:
     assert runs.processes(real.place) == []
     for path in real.place.rglob("*"):
         assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes(), path
+
+
+@needs_kube_apiserver
+@inside
+async def test_on_loopback_a_kill_is_shown_and_a_drop_is_unknown(tmp_path: Path, out: Path) -> None:
+    await forbid_namespaces()
+    scenario = runs.write(tmp_path / "two.yaml", runs.QUICK, "{id: kill, cure: none, fault: kill}")
+    ended = runs.run(out, scenario, "--apiserver", "real")
+    assert ended.code == 3, ended.out + ended.errors
+    verdicts = {row.id: (row.verdict.value, row.reason) for row in ended.result.cells}
+    assert verdicts["kill"][0] == "pass"
+    assert verdicts["ping"][0] == "unknown"
+    assert "cannot be told to go deaf" in verdicts["ping"][1]
 
 
 def test_an_etcd_that_ends_is_what_the_lab_tells(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,7 @@ ON_LOOPBACK: dict[Fault, Work] = IN_NAMESPACES | {
 
 
 async def observe(stage: Stage) -> None:
-    """Break the chain, watch it for the cell's time, mend it. Sets the stage's `fault_s` and its proof."""
+    """Break the chain and watch it for the cell's time. Sets the stage's `fault_s` and whether the fault hit."""
     work = (IN_NAMESPACES if stage.in_namespaces else ON_LOOPBACK)[stage.cell.fault]
     await work.prepare(stage)
     stage.fault_s = monotonic_s()
@@ -230,6 +230,10 @@ async def observe(stage: Stage) -> None:
             if follow.done():
                 follow.result()
         try:
+            if not follow.done():
+                raise CannotShow(
+                    "the observation ended before the fault had run its course; give it a longer observe_s"
+                )
             stage.fault_evidence = work.proof(stage)
             stage.fault_proven = True
         except CannotShow as reason:

@@ -29,7 +29,6 @@ from unblink.lab.secrets import SERVER_NAME, write_kubeconfig
 SUBNETS = {"client": 1, "gateway": 2, "writer": 3, "store": 4, "apiserver-1": 11, "apiserver-2": 12, "apiserver-3": 13}
 NAMESPACE, WATCHED, EXEC_POD = "lab", "canary", "exec-target"
 START_TIMEOUT_S = 30.0
-STEADY_TIMEOUT_S = 30.0
 STEADY_EVENTS = 3
 SOCKETS_PERIOD_S = 0.5
 ADMIN, PPROF, KEY_LOG = "admin.sock", "pprof.sock", "tls-keys.log"
@@ -234,15 +233,14 @@ async def _start_clients(stage: Stage, peers: Mapping[str, Path]) -> None:
     stage.run("writer", "writer", python("writer", *direct))
     if stage.servers.assets is None:
         stage.run("exec", "client", python("exec_session", "--kubeconfig", "kubeconfig", "--pod", EXEC_POD))
-    await _said(stage, "writer", "written", START_TIMEOUT_S)
+    await _said(stage, "writer", "written")
     clients = [name for name in stage.cell.clients if name in commands]
     for name in clients:
         stage.run(name, "client", commands[name])
     if "exec" in stage.processes:
-        await _said(stage, "exec", "opened", START_TIMEOUT_S)
+        await _said(stage, "exec", "opened")
     for name in clients:
-        if not await stage.journal(name).wait_for(_is_watch_event, STEADY_TIMEOUT_S, STEADY_EVENTS):
-            raise stage.failure(name, f"{name} got no events before the fault")
+        await _until(stage, name, _is_watch_event, STEADY_EVENTS, "watching")
     # Only now is there another apiserver to turn to: until here it was away, as in a rolling restart, so every
     # watch is on apiserver-1. The idle exec is on apiserver-2, which no fault touches.
     stage.publish(APISERVER, "apiserver-1", "apiserver-2")
@@ -251,7 +249,7 @@ async def _start_clients(stage: Stage, peers: Mapping[str, Path]) -> None:
     if stage.cell.busy_period_ms is not None:
         busy = ["--resource", "configmaps", "--name", WATCHED, "--period-ms", str(stage.cell.busy_period_ms)]
         stage.run("poller", "client", python("poller", "--kubeconfig", "kubeconfig", *busy))
-        await _said(stage, "poller", "request", START_TIMEOUT_S)
+        await _said(stage, "poller", "request")
     stage.steady_s = monotonic_s()
     stage.check_alive()
 
@@ -260,14 +258,18 @@ def _is_watch_event(line: dict[str, Any]) -> bool:
     return bool(line["event"] == "object" and line["source"] == "watch")
 
 
-async def _said(stage: Stage, name: str, event: str, timeout_s: float) -> None:
-    deadline = monotonic_s() + timeout_s
-    while not await stage.journal(name).wait_for(lambda line: line["event"] == event, 0.2):
+async def _said(stage: Stage, name: str, event: str) -> None:
+    await _until(stage, name, lambda line: line["event"] == event, 1, event)
+
+
+async def _until(stage: Stage, name: str, wanted: Callable[[dict[str, Any]], bool], count: int, what: str) -> None:
+    deadline = monotonic_s() + START_TIMEOUT_S
+    while not await stage.journal(name).wait_for(wanted, 0.2, count):
         code = stage.processes[name].returncode
         if code is not None:
             raise stage.failure(name, f"{name} ended by itself with exit code {code}")
         if monotonic_s() > deadline:
-            raise stage.failure(name, f"{name} did not get to {event!r} within {timeout_s:.0f} s")
+            raise stage.failure(name, f"{name} did not get to {what!r} within {START_TIMEOUT_S:.0f} s")
 
 
 async def endpoints_known(stage: Stage, cluster: str, *names: str) -> None:

