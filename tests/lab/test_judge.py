@@ -47,8 +47,14 @@ def test_events_that_leak_after_the_fault_are_no_sight() -> None:
 
 
 def test_a_watch_that_recovered_and_is_silent_again_has_both() -> None:
-    found = measured((0, 10), (17, 30))
+    found = measured((0, 10), (17, 35))
     assert found.blind_s == pytest.approx(7.01)
+    assert found.open_gap_s == pytest.approx(5.5, abs=0.02)
+
+
+def test_the_longer_blindness_counts() -> None:
+    found = measured((0, 10), (17, 30))
+    assert found.blind_s is None
     assert found.open_gap_s == pytest.approx(10.5, abs=0.02)
 
 

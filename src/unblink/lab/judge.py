@@ -80,7 +80,7 @@ def blindness(
     gap_s = max(0.0, first_after - last)
     owed = any(version > highest and moment <= until_s - tolerance_s(period_s) for moment, version in written)
     open_gap_s = until_s - begins(sights[-1]) if owed else 0.0
-    if gap_s <= tolerance_s(period_s) and open_gap_s > 0:
+    if open_gap_s > gap_s:
         return Blindness(None, open_gap_s, begins(sights[-1]), None)
     return Blindness(gap_s, open_gap_s, last, first_after)
 
