@@ -5,7 +5,8 @@ In CI (CI=true) nothing is left out or skipped but what needs a kube-apiserver o
 
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,16 +119,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def incident(tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    """`unblink lab run incident`, once: it takes a minute, and tests of several rooms read it."""
+def whole_runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> "Generator[dict[str, Future[Run]]]":
+    """The long runs that the chosen tests read, side by side: each takes a minute of mostly waiting."""
     from tests.lab import runs
 
-    return runs.run(tmp_path_factory.mktemp("incident"), "incident")
+    wanted = [name for name in ("incident", "faults") if any(name in _fixtures(item) for item in request.session.items)]
+    with ThreadPoolExecutor() as pool:
+        yield {name: pool.submit(runs.run, tmp_path_factory.mktemp(name), name) for name in wanted}
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else ()
 
 
 @pytest.fixture(scope="session")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    """`unblink lab run faults`, once."""
-    from tests.lab import runs
+def incident(whole_runs: "dict[str, Future[Run]]") -> "Run":
+    """`unblink lab run incident`, once."""
+    return whole_runs["incident"].result()
 
-    return runs.run(tmp_path_factory.mktemp("faults"), "faults")
+
+@pytest.fixture(scope="session")
+def faults(whole_runs: "dict[str, Future[Run]]") -> "Run":
+    """`unblink lab run faults`, once."""
+    return whole_runs["faults"].result()

@@ -82,7 +82,8 @@ async def test_on_loopback_a_kill_is_shown_and_a_drop_is_unknown(tmp_path: Path,
 def test_an_etcd_that_ends_is_what_the_lab_tells(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = {"kube-apiserver": "exec sleep 60", "etcd": "echo no space left on device >&2; exit 1"}
     for name, script in scripts.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        version = f'[ "$1" = --version ] && echo {name} 1.2.3 && exit'
+        (tmp_path / name).write_text(f"#!/bin/sh\n{version}\n{script}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     ended = runs.run(out, runs.write(tmp_path / "quick.yaml", runs.QUICK), "--apiserver", "real")

@@ -1,6 +1,7 @@
 """How the lab starts its store and apiservers, embedded or real, and asks them whether they are ready."""
 
 import asyncio
+import errno
 import http.client
 import os
 import re
@@ -24,6 +25,7 @@ ASSETS = "KUBEBUILDER_ASSETS"
 PROGRAMS = ("kube-apiserver", "etcd")
 STORE_PORT = 2379
 REQUEST_TIMEOUT_S = 3.0
+VERSION_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 30.0
 REAL_START_TIMEOUT_S = 120.0
 """A kube-apiserver is ready after 3 s of two free cores, and a run starts four at once, beside its other cells."""
@@ -65,12 +67,15 @@ def assets() -> Path:
 
 def assets_version(folder: Path) -> str:
     """What the two programs say that they are. Raises OSError where one cannot be run here."""
-    said = {program: subprocess.check_output([str(folder / program), "--version"], text=True) for program in PROGRAMS}
-    return ", ".join(f"{program} {_version_in(text)}" for program, text in said.items())
+    return ", ".join(f"{program} {_version_of(folder / program)}" for program in PROGRAMS)
 
 
-def _version_in(text: str) -> str:
-    found = re.search(r"\d+\.\d+\.\d+\S*", text)
+def _version_of(program: Path) -> str:
+    try:
+        said = subprocess.check_output([program, "--version"], text=True, timeout=VERSION_TIMEOUT_S)
+    except subprocess.SubprocessError as error:
+        raise OSError(errno.ENOEXEC, "does not tell its version", str(program)) from error
+    found = re.search(r"\d+\.\d+\.\d+\S*", said)
     return found[0] if found else "of an unknown version"
 
 
