@@ -101,7 +101,11 @@ def test_a_cell_without_evidence_keeps_its_row(result: dict[str, Any], tmp_path:
 def test_what_is_not_known_is_said_to_be_unknown(result: dict[str, Any], tmp_path: Path) -> None:
     result["cells"][0] |= {"exec_survived": None, "client_port_changed": None, "reason": "", "verdict": "unknown"}
     row = next(row for row in Page(render(result, tmp_path)).rows if len(row) == 12)
-    assert (row[8], row[9], row[11]) == ("unknown", "unknown", "? unknown")
+    assert (row[3], row[8], row[9], row[11]) == ("unknown", "unknown", "unknown", "? unknown")
+
+
+def test_clients_that_are_left_out_are_named(result: dict[str, Any], tmp_path: Path) -> None:
+    assert "its program is not built" in render(result | {"left_out": {"x": "x: its program is not built"}}, tmp_path)
 
 
 def test_how_the_lab_ran_is_told(result: dict[str, Any], tmp_path: Path) -> None:

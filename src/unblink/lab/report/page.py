@@ -46,6 +46,7 @@ def render(result: Mapping[str, Any], run_folder: Path) -> str:
         result=result,
         mode=_MODES.get(result["mode"], result["mode"]),
         mode_reason=result.get("mode_reason"),
+        left_out=list(result.get("left_out", {}).values()),
         counts=_counts(result["cells"]),
         rows=[_row(cell) for cell in result["cells"]],
         cells=list(_cells(result["cells"], run_folder)),
@@ -62,10 +63,11 @@ def _counts(cells: Sequence[Mapping[str, Any]]) -> str:
 def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A result row in words."""
     blind_s, bound_s = cell.get("blind_s"), cell.get("bound_s")
+    to_the_end = "unknown" if cell["verdict"] == "unknown" else f"to the end ({seconds(cell['observed_for_s'])})"
     return {
         **cell,
         "anchor": _anchor(cell),
-        "blind": f"to the end ({seconds(cell['observed_for_s'])})" if blind_s is None else seconds(blind_s),
+        "blind": to_the_end if blind_s is None else seconds(blind_s),
         "bound": "none" if bound_s is None else seconds(bound_s),
         "exec": _either(cell.get("exec_survived"), "survived", "killed"),
         "port": _either(cell.get("client_port_changed"), "changed", "same"),
