@@ -238,7 +238,11 @@ def _print(result: "Result", place: Path) -> None:
             console.print(f"\n{row.id} {row.client}: {row.verdict.value}: {row.reason}")
     for reason in result.left_out.values():
         console.print(f"\nleft out: {reason}")
-    console.print(f"\n{_summary(result)}\nreport: {place / 'report.html'}", soft_wrap=True)
+    console.print(f"\n{_summary(result)}\nreport: {_from_here(place) / 'report.html'}", soft_wrap=True)
+
+
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _columns(row: "CellResult") -> list[str]:
