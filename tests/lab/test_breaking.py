@@ -14,8 +14,8 @@ from tests.lab import stages
 
 from unblink.faults import CATALOGUE, Fault
 from unblink.lab import breaking
-from unblink.lab.breaking import IN_NAMESPACES, ON_LOOPBACK, VICTIM, CannotShow, Work
-from unblink.lab.cell import LabError, Stage
+from unblink.lab.breaking import IN_NAMESPACES, ON_LOOPBACK, CannotShow, Work
+from unblink.lab.cell import VICTIM, LabError, Stage
 from unblink.lab.evidence.capture import Packet
 from unblink.lab.hosts.network import Host, Network
 

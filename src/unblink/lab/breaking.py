@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from unblink.faults import Fault
 from unblink.gateway.envoy.config import APISERVER, APISERVER_UPGRADE
-from unblink.lab.cell import LabError, Stage, endpoints_known
+from unblink.lab.cell import OTHER, REPLACEMENT, VICTIM, LabError, Stage, endpoints_known
 from unblink.lab.evidence.capture import seen
 from unblink.lab.hosts.netfilter import drop_output
 from unblink.lab.log import monotonic_s
 
-VICTIM, OTHER, REPLACEMENT = "apiserver-1", "apiserver-2", "apiserver-3"
 DEAF_TIMEOUT_S = 2.0
 LOOK_S = 0.5
 IN_FLIGHT_S = 0.05

@@ -26,7 +26,9 @@ from unblink.lab.log import monotonic_s
 from unblink.lab.scenario import Cell
 from unblink.lab.secrets import SERVER_NAME, write_kubeconfig
 
-SUBNETS = {"client": 1, "gateway": 2, "writer": 3, "store": 4, "apiserver-1": 11, "apiserver-2": 12, "apiserver-3": 13}
+VICTIM, OTHER, REPLACEMENT = "apiserver-1", "apiserver-2", "apiserver-3"
+"""The apiserver that the fault hits, the one that it leaves alone, and the successor of one that is gone."""
+SUBNETS = {"client": 1, "gateway": 2, "writer": 3, "store": 4, VICTIM: 11, OTHER: 12, REPLACEMENT: 13}
 NAMESPACE, WATCHED, EXEC_POD = "lab", "canary", "exec-target"
 START_TIMEOUT_S = 30.0
 STEADY_EVENTS = 3
@@ -69,9 +71,9 @@ class Stage:
         """What the process of this name has said so far."""
         return self.journals.setdefault(name, Journal(self.folder / f"{name}.jsonl"))
 
-    def run(self, name: str, host: str, argv: list[str], environment: Mapping[str, str] | None = None) -> Process:
+    def run(self, name: str, host: str, argv: list[str]) -> Process:
         """Start a process of the cell on one of its hosts."""
-        made = start(self.net.hosts[host], name, argv, self.folder, environment)
+        made = start(self.net.hosts[host], name, argv, self.folder)
         self.processes[name] = made
         return made
 
@@ -152,7 +154,7 @@ async def prepared(
 async def _start_servers(stage: Stage) -> None:
     hosts, folder = stage.net.hosts, stage.folder
     stage.processes["store"] = apiservers.start_store(hosts["store"], folder, stage.servers)
-    await asyncio.gather(*(stage.start_apiserver(name) for name in ("apiserver-1", "apiserver-2")))
+    await asyncio.gather(*(stage.start_apiserver(name) for name in (VICTIM, OTHER)))
     pod = {
         "metadata": {"name": EXEC_POD},
         "spec": {"containers": [{"name": "main", "image": "none"}]},
@@ -162,7 +164,7 @@ async def _start_servers(stage: Stage) -> None:
         (f"/api/v1/namespaces/{NAMESPACE}/pods", pod),
     ):
         status, answer = await apiservers.request(
-            hosts["writer"], stage.apiservers["apiserver-2"], stage.servers.secrets, "POST", path, body
+            hosts["writer"], stage.apiservers[OTHER], stage.servers.secrets, "POST", path, body
         )
         if status not in {201, 409}:
             raise LabError(
@@ -181,8 +183,8 @@ async def _start_gateway(stage: Stage) -> None:
         apiserver_sni=SERVER_NAME,
     )
     (folder / "endpoints").mkdir()
-    stage.publish(APISERVER, "apiserver-1")
-    stage.publish(APISERVER_UPGRADE, "apiserver-2")
+    stage.publish(APISERVER, VICTIM)
+    stage.publish(APISERVER_UPGRADE, OTHER)
     config = bootstrap(
         gateway,
         endpoints=folder / "endpoints",
@@ -199,7 +201,7 @@ async def _start_gateway(stage: Stage) -> None:
             raise LabError(f"cell {stage.cell.id}: the gateway did not come up: {_last_error(folder / 'envoy.log')}")
         await asyncio.sleep(0.05)
     write_kubeconfig(folder / "kubeconfig", f"https://{host.address}:{secure}", stage.servers.secrets)
-    direct = stage.apiservers["apiserver-2"]
+    direct = stage.apiservers[OTHER]
     write_kubeconfig(folder / "kubeconfig-direct", f"https://{direct.address}:{direct.port}", stage.servers.secrets)
 
 
@@ -243,9 +245,9 @@ async def _start_clients(stage: Stage, peers: Mapping[str, Path]) -> None:
         await _until(stage, name, _is_watch_event, STEADY_EVENTS, "watching")
     # Only now is there another apiserver to turn to: until here it was away, as in a rolling restart, so every
     # watch is on apiserver-1. The idle exec is on apiserver-2, which no fault touches.
-    stage.publish(APISERVER, "apiserver-1", "apiserver-2")
-    stage.publish(APISERVER_UPGRADE, "apiserver-2", "apiserver-1")
-    await endpoints_known(stage, APISERVER, "apiserver-1", "apiserver-2")
+    stage.publish(APISERVER, VICTIM, OTHER)
+    stage.publish(APISERVER_UPGRADE, OTHER, VICTIM)
+    await endpoints_known(stage, APISERVER, VICTIM, OTHER)
     if stage.cell.busy_period_ms is not None:
         busy = ["--resource", "configmaps", "--name", WATCHED, "--period-ms", str(stage.cell.busy_period_ms)]
         stage.run("poller", "client", python("poller", "--kubeconfig", "kubeconfig", *busy))
@@ -283,7 +285,7 @@ async def endpoints_known(stage: Stage, cluster: str, *names: str) -> None:
 
 
 async def _evidence(stage: Stage, down: AsyncExitStack) -> None:
-    watched = ("client", "gateway", "apiserver-1")
+    watched = ("client", "gateway", VICTIM)
     if stage.net.router is not None:
         stage.capture = Capture()
         down.callback(stage.capture.close)

@@ -10,7 +10,7 @@ import msgspec
 
 from unblink.gateway.envoy import access_log
 from unblink.lab import judge
-from unblink.lab.cell import Stage
+from unblink.lab.cell import VICTIM, Stage
 from unblink.lab.judge import Observation
 from unblink.lab.log import monotonic_s
 
@@ -100,7 +100,7 @@ def _last_timer(path: Path, local: str | None, ended_s: float) -> str | None:
 
 def _watches_elsewhere(stage: Stage, streams: Sequence[access_log.Row], since_s: float, until_s: float) -> int:
     """By the gateway's own word, which it gives of every apiserver, embedded or real."""
-    victim = stage.apiservers["apiserver-1"]
+    victim = stage.apiservers[VICTIM]
     served_by_victim = f"{victim.address}:{victim.port}"
     return sum(
         row.status == HTTPStatus.OK and row.server != served_by_victim and since_s < row.start_s <= until_s

@@ -5,7 +5,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,9 +62,7 @@ class Process:
             return await self.ended()
 
 
-def start(
-    host: Host, name: str, argv: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
-) -> Process:
+def start(host: Host, name: str, argv: Sequence[str], folder: Path) -> Process:
     """Start `argv` on `host` with `folder` as its working directory and NAME.jsonl there as its standard output.
 
     It leads a session of its own, so that a terminal's Ctrl-C is the lab's business alone, and dies with the lab.
@@ -75,7 +73,7 @@ def start(
     log, errors = folder / f"{name}.jsonl", folder / f"{name}.err"
     with host.entered(), log.open("ab") as out, errors.open("ab") as err:
         netns = str(Path("/proc/thread-self/ns/net").stat().st_ino)
-        variables = {**os.environ, NETNS: netns, "HOME": str(folder), **(environment or {})}
+        variables = {**os.environ, NETNS: netns, "HOME": str(folder)}
         variables.setdefault(OUTER_NETNS, netns)
         popen = subprocess.Popen(
             argv,
