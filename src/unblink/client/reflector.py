@@ -107,6 +107,7 @@ class Reflector:
     watched: Watched
     policy: WatchPolicy
     observe: Callable[[Command], None]
+    user_agent: str = "unblink-reflector"
     bookmarks: Bookmarks = field(default_factory=Bookmarks)
     session: Session = field(init=False)
     _tasks: dict[int, asyncio.Task[None]] = field(init=False, default_factory=dict)
@@ -253,6 +254,7 @@ class Reflector:
         """The head of an answer; a refused credential is made anew once."""
         if not fresh:
             self._used.clear()
+        headers["user-agent"] = self.user_agent
         connection = await self.pool.acquire(self._used if fresh else ())
         self._used.add(connection)
         response = await connection.request("GET", url, headers)
