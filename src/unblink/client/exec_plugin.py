@@ -186,9 +186,8 @@ class _Output(asyncio.SubprocessProtocol):
     def __init__(self) -> None:
         self.stdout = bytearray()
         self.stderr = bytearray()
-        loop = asyncio.get_running_loop()
-        self.complete: asyncio.Future[None] = loop.create_future()
-        self.exited: asyncio.Future[None] = loop.create_future()
+        self.complete = asyncio.Event()
+        self.exited = asyncio.Event()
 
     @property
     def too_long(self) -> bool:
@@ -198,17 +197,13 @@ class _Output(asyncio.SubprocessProtocol):
         kept, limit = (self.stdout, MAX_STDOUT_BYTES) if fd == 1 else (self.stderr, MAX_STDERR_BYTES)
         kept += data[: limit + 1 - len(kept)]
         if self.too_long:
-            self._end()
+            self.complete.set()
 
     def process_exited(self) -> None:
-        self.exited.set_result(None)
+        self.exited.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        if not self.complete.done():
-            self.complete.set_result(None)
+        self.complete.set()
 
 
 async def _collect(config: ExecConfig, deadline_s: float) -> _Ended:
@@ -228,17 +223,17 @@ async def _collect(config: ExecConfig, deadline_s: float) -> _Ended:
         raise KubeconfigError(f"{config.place}: the command {config.command!r} {problem}{hint}") from None
     try:
         async with asyncio.timeout(deadline_s):
-            await output.complete
+            await output.complete.wait()
     except TimeoutError:
         raise KubeconfigError(
             f"{config.place}: {config.command!r} did not end and close its output within {deadline_s:g} s"
         ) from None
     finally:
-        if not config.interactive and (output.too_long or not output.complete.done()):
+        if not config.interactive and (output.too_long or not output.complete.is_set()):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(transport.get_pid(), signal.SIGKILL)
         transport.close()
-        await output.exited
+        await output.exited.wait()
     if output.too_long:
         raise KubeconfigError(
             f"{config.place}: {config.command!r} printed more than {MAX_STDOUT_BYTES} bytes; expected an ExecCredential"
@@ -282,7 +277,7 @@ def _secrets(config: ExecConfig, stdout: bytes) -> set[str]:
     flags = [
         value
         for before, argument in zip(("", *config.args), config.args, strict=False)
-        for value in [argument.partition("=")[2], argument if before.startswith("-") else ""]
+        for value in [argument.partition("=")[2], argument if before.startswith("-") and "=" not in before else ""]
     ]
     values = [value for _, value in config.env] + flags
     words = re.findall(r'[^\s"\\,{}\[\]]{8,}', stdout.decode(errors="replace"))
@@ -306,7 +301,7 @@ def _hide_random(word: re.Match[str]) -> str:
 
 
 def _visible(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _signal_name(number: int) -> str:
