@@ -99,6 +99,12 @@ def test_certificates_in_files_are_read_anew(tmp_path: Path) -> None:
         access.tls()
 
 
+def test_data_goes_before_files() -> None:
+    none = Path("/none")
+    access = Access("https", "a", 443, ca=CA, ca_file=none, certificate=issued("x"), certificate_files=(none, none))
+    assert (trusted(access), seen_by_a_server(access)) == (1, "x")
+
+
 @pytest.mark.parametrize(
     ("access", "field"),
     [

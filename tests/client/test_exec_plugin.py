@@ -214,18 +214,20 @@ def test_a_run_and_its_children_end_with_the_loop(tmp_path: Path) -> None:
 
 def test_what_a_good_plugin_leaves_running_is_left_alone(tmp_path: Path) -> None:
     body = f"""
+    import signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     pid = os.fork()
     if pid == 0:
         os.close(1); os.close(2)
-        import signal
-        signal.pause()
+        signal.sigwait([signal.SIGUSR1])
+        open(sys.argv[0] + ".answer", "w").close()
+        os._exit(0)
     open(sys.argv[0] + ".pid", "w").write(str(pid))
     {says({"token": "t"})}
     """
     assert ran(plugin(tmp_path, body)).token == "t"
-    pid = int((tmp_path / "plugin.pid").read_text())
-    assert not is_gone(pid)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(int((tmp_path / "plugin.pid").read_text()), signal.SIGUSR1)
+    asyncio.run(until((tmp_path / "plugin.answer").exists))
 
 
 class Runs:

@@ -218,6 +218,7 @@ def test_ports_and_plain_http(tmp_path: Path) -> None:
         ({"user": {"username": "a:b"}}, "username: expected a name without a colon"),
         ({"user": {"as-uid": "1"}}, "expected as, the user to be, beside them"),
         ({"user": {"as": "a\nb"}}, "as, as-uid, .*: expected visible ASCII characters"),
+        ({"user": {"as": "a", "as-groups": ["\u00fc"]}}, "as, as-uid, .*: expected visible ASCII characters"),
         ({"user": {"token": "a b"}}, r"users\[u\].user: token: expected a token"),
         ({"user": {"exec": {}}}, r"users\[u\].user.exec: apiVersion: expected client.auth.*/v1 or client.*/v1beta1"),
         ({"user": {"exec": {"apiVersion": V1BETA1}}}, "exec: no command"),

@@ -14,7 +14,8 @@ class Access:
     """One server and the identity to use there.
 
     ``host`` and ``port`` are where to connect, by way of ``proxy`` if there is one; ``tls_server_name`` is the name
-    that the certificate must have. Files are read anew each time, because they are rotated.
+    that the certificate must have. Files are read anew each time, because they are rotated. As in a kubeconfig,
+    ``ca`` and ``certificate`` go before their files, and ``token_file`` goes before ``token``.
     """
 
     scheme: str
@@ -113,8 +114,9 @@ class Access:
         return context
 
     def _trust(self, context: ssl.SSLContext) -> None:
-        ca = self.ca if self.ca_file is None else _read(self.ca_file, "certificate-authority")
-        place = "certificate-authority" if self.ca_file is None else f"certificate-authority: {self.ca_file}"
+        ca, place = self.ca, "certificate-authority"
+        if ca is None and self.ca_file is not None:
+            ca, place = _read(self.ca_file, place), f"{place}: {self.ca_file}"
         try:
             if ca is None:
                 context.load_default_certs()
@@ -125,7 +127,7 @@ class Access:
 
     def _certificate(self) -> tuple[ClientCertificate | None, str]:
         """Our certificate and where it is from; as in client-go, a given one goes before the plugin's."""
-        if self.certificate_files is not None:
+        if self.certificate is None and self.certificate_files is not None:
             chain, key = self.certificate_files
             read = ClientCertificate(_read(chain, "client-certificate"), _read(key, "client-key"))
             return read, f"client-certificate {chain} and client-key {key}"

@@ -32,7 +32,7 @@ class ClientCertificate:
                 file.write(self.private_key + b"\n" + self.certificate)
             # Without a password given, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(name, password="")
-        except (ssl.SSLError, ValueError):
+        except ssl.SSLError:
             raise KubeconfigError(
                 f"{place}: expected a PEM certificate and its own key, without a passphrase"
             ) from None

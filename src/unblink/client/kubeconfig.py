@@ -154,7 +154,8 @@ def _from_files(roots: Sequence[Place], context: str | None, insecure: bool, env
     user = _named(roots, "users", user_name, "user") if user_name else Place(chosen.file, "user", {})
     access = _access(cluster, user, chosen.text("namespace") or "default", insecure, environment)
     try:
-        replace(access, exec_plugin=None).tls()
+        # What stands in the kubeconfig itself is tried now, where its place is known; other files name themselves.
+        replace(access, exec_plugin=None, ca_file=None, certificate_files=None, insecure=access.ca is None).tls()
     except KubeconfigError as error:
         raise KubeconfigError(f"{cluster.file}: {error}") from None
     return access
