@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from unblink.client.proxy import Proxy
+
 UNSUPPORTED_USER_FIELDS = ("exec", "auth-provider", "username", "password", "as", "as-uid", "as-groups")
 
 
@@ -48,12 +50,16 @@ class Access:
     certificate: ClientCertificate | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
+    proxy: Proxy | None = None
 
     @property
     def authority(self) -> str:
         """``host:port`` as a request names it, without the scheme's own port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == {"https": 443, "http": 80}[self.scheme] else f"{host}:{self.port}"
+
+    async def refresh(self) -> None:
+        """Bring credentials that a program issues up to date; to be awaited before they are used."""
 
     def bearer_token(self) -> str | None:
         """The token to send now; a token file is read each time, because such files are rotated.

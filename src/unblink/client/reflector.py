@@ -1,4 +1,4 @@
-"""The I/O loop that drives a session: what it asks for goes out over one HTTP/2 connection, what comes goes back in."""
+"""The I/O loop that drives a session: what it asks for goes out over one connection, what comes goes back in."""
 
 import asyncio
 import random as _random
@@ -36,7 +36,6 @@ from unblink.stream.session import (
 )
 from unblink.stream.session import Unreachable as NotReached
 
-CONNECT_TIMEOUT_S = 5.0
 MAX_LIST_PAGE_BYTES = 256 * 1024 * 1024
 JSON = {"accept": "application/json"}
 HTTP_OK = 200
@@ -183,7 +182,7 @@ class Reflector:
     async def _connected(self) -> Connection:
         if self.connection is None or not self.connection.usable:
             # One that is going away closes itself when its last stream has ended.
-            self.connection = await connect(self.access, CONNECT_TIMEOUT_S)
+            self.connection = await connect(self.access)
         return self.connection
 
 
