@@ -257,10 +257,12 @@ class Reflector:
         headers["user-agent"] = self.user_agent
         connection = await self.pool.acquire(self._used if fresh else ())
         self._used.add(connection)
+        access = self.pool.access
+        sent = access.authorization()
         response = await connection.request("GET", url, headers)
-        if response.status == HTTPStatus.UNAUTHORIZED and self.pool.access.on_unauthorized():
+        if response.status == HTTPStatus.UNAUTHORIZED and access.on_unauthorized(sent):
             response.close()
-            connection = await self.pool.acquire()
+            connection = await self.pool.acquire(self._used)
             response = await connection.request("GET", url, headers)
         return response
 
