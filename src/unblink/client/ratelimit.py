@@ -25,8 +25,8 @@ class RetryLimiter:
         """Count a failure of the key; how long it waits now: 5 ms, ... 1000 s, but at least the bucket's wait."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        # Beyond 2^63 a float is right as well, but a million failures would not fit into one.
-        own_s = min(BASE_S * 2 ** min(failures, 63), LIMIT_S)
+        # A power that no float can hold would come after some thousand failures.
+        own_s = min(BASE_S * float(2 ** min(failures, 63)), LIMIT_S)
         return max(own_s, self._bucket_s())
 
     def forget(self, key: str) -> None:
