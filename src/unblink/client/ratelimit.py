@@ -22,11 +22,11 @@ class RetryLimiter:
         self._filled_at_s = clock()
 
     def pause_s(self, key: str) -> float:
-        """Count a failure of the key; how long it waits now: 5 ms, 10 ms, ... up to 1000 s, at least the bucket's wait."""
+        """Count a failure of the key; how long it waits now: 5 ms, ... 1000 s, but at least the bucket's wait."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        # Beyond 2^63 a float is right as well, but a million failures would not fit into one.
-        own_s = min(BASE_S * 2 ** min(failures, 63), LIMIT_S)
+        # A power that no float can hold would come after some thousand failures.
+        own_s = min(BASE_S * float(2 ** min(failures, 63)), LIMIT_S)
         return max(own_s, self._bucket_s())
 
     def forget(self, key: str) -> None:

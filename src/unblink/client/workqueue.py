@@ -195,7 +195,7 @@ class WorkQueue:
                     result = call.handler(*call.arguments)
                     if result is not None and inspect.isawaitable(result):
                         self._wait_for(result)
-                except BaseException:  # nobody but the handler's author can do anything about it, and the thread must go on
+                except BaseException:  # SystemExit too: without its thread the queue would be deaf
                     failed.append(call)
                     _report(turn.key, call)
 
