@@ -1,6 +1,7 @@
 """A cell that is built: kubectl against the embedded apiserver, through the gateway."""
 
 import asyncio
+import dataclasses
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -13,9 +14,12 @@ from tests.inside import inside
 
 from unblink.chain import Gateway
 from unblink.faults import Fault
+from unblink.gateway.envoy import admin
 from unblink.lab import apiservers, secrets
 from unblink.lab.apiserver.config import CustomResource
-from unblink.lab.cell import LabError, Stage, prepared
+from unblink.lab.breaking import IN_NAMESPACES
+from unblink.lab.cell import ADMIN, LabError, Stage, other_joins, prepared
+from unblink.lab.log import monotonic_s
 from unblink.lab.scenario import Cell
 
 WIDGET = CustomResource(group="lab.unblink", version="v1", plural="widgets", kind="Widget", short_names=("wg",))
@@ -23,11 +27,11 @@ CELL = Cell("kubectl", "none", Fault.DROP, Gateway(), ("reflector",), observe_s=
 
 
 @asynccontextmanager
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, cell: Cell = CELL) -> AsyncIterator[Stage]:
     folder = tmp_path / "cell"
     folder.mkdir()
     servers = apiservers.Servers(secrets.make(tmp_path / "secrets"), 60_000, (WIDGET,))
-    async with prepared(CELL, 1, folder, servers, {}, lambda _state: None, loopback=False) as made:
+    async with prepared(cell, 1, folder, servers, {}, lambda _state: None, loopback=False) as made:
         yield made
 
 
@@ -127,6 +131,47 @@ async def test_all_watches_are_on_the_one_apiserver_and_the_exec_on_the_other(tm
         await made.processes["apiserver-2"].ended()
         with pytest.raises(LabError, match="cell kubectl: apiserver-2 ended by itself with exit code -9"):
             made.check_alive()
+
+
+@inside
+async def test_the_other_apiserver_joins_when_every_watch_is_in_place(tmp_path: Path) -> None:
+    async with stage(tmp_path) as made:
+
+        async def endpoints() -> set[str]:
+            return {host.address for host in (await admin.clusters(made.folder / ADMIN))["apiserver"]}
+
+        assert await endpoints() == {"198.18.11.10:6443"}
+        await other_joins(made)
+        assert await endpoints() == {"198.18.11.10:6443", "198.18.12.10:6443"}
+
+
+@inside
+async def test_an_apiserver_that_is_cut_off_from_its_store_keeps_its_watch_and_later_catches_up(tmp_path: Path) -> None:
+    cut = IN_NAMESPACES[Fault.STORE_CUT]
+    async with stage(tmp_path, dataclasses.replace(CELL, fault=Fault.STORE_CUT)) as made:
+        victim, watcher = made.journal("apiserver-1"), made.journal("reflector")
+        await cut.prepare(made)
+        made.fault_s = monotonic_s()
+        await cut.begin(made)
+        assert await victim.wait_for(lambda line: line["event"] == "store-lost", 10)
+        assert not any(line["event"] == "store-lost" for line in made.journal("apiserver-2").lines())
+        late = made.fault_s + 1
+        assert await made.journal("writer").wait_for(lambda line: line["event"] == "written" and line["t"] > late, 5, 3)
+        assert not [line for line in watcher.lines() if line["event"] == "object" and line["t"] > late]
+        assert "packets came to the router and none left it" in cut.proof(made)
+
+        await cut.end(made)
+        mended = monotonic_s()
+        assert await victim.wait_for(lambda line: line["event"] == "store-followed", 15, 2)
+        assert await watcher.wait_for(lambda line: line["event"] == "object" and line["t"] > mended, 5, 3)
+        written = {line["rv"] for line in made.journal("writer").lines() if line["event"] == "written"}
+        held = [line["rv"] for line in watcher.lines() if line["event"] == "object" and line["source"] == "watch"]
+        assert {rv for rv in written if int(held[0]) <= int(rv) <= int(held[-1])} <= set(held)
+        assert [line["event"] for line in watcher.lines() if line["event"] in {"list", "watch", "ended"}] == [
+            "list",
+            "watch",
+        ]
+    assert (made.folder / "store-leg.pcapng").stat().st_size > 1_000
 
 
 @inside
