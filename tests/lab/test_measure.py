@@ -30,7 +30,7 @@ Line = dict[str, Any]
 
 def made(folder: Path, gateway: Gateway | None = None) -> Stage:
     stage = stages.made(folder, gateway=gateway)
-    stage.steady_s, stage.fault_s, stage.until_s = STEADY_S, FAULT_S, UNTIL_S
+    stage.steady_s, stage.fault_s, stage.until_s, stage.settled_s = STEADY_S, FAULT_S, UNTIL_S, UNTIL_S
     write(folder / "access.jsonl", [])
     write(folder / "sockets.jsonl", [])
     return stage
@@ -271,6 +271,23 @@ def test_only_an_answered_watch_is_a_watch_elsewhere(tmp_path: Path) -> None:
     )
     assert observed(stage).watches_elsewhere == 0
     assert observed(stage, "kubectl").watches_elsewhere == 1
+
+
+def test_a_client_with_a_bound_is_observed_until_it_holds_what_was_written(tmp_path: Path) -> None:
+    stage = made(tmp_path)
+    stage.settled_s = 46.0
+    write(tmp_path / "access.jsonl", [stream(), stream("informer"), ended(44.0, "DC", watcher="informer")])
+    events = [(12.0 + number * 0.5, 100 + number) for number in range(70)]
+    write(tmp_path / "writer.jsonl", [{"t": t, "event": "written", "rv": str(rv)} for t, rv in events])
+    line = {"event": "object", "name": "canary", "type": "MODIFIED", "source": "watch"}
+    held = [line | {"t": max(t, 45.0) if t > 35.0 else t, "rv": str(rv)} for t, rv in events]
+    for watcher in ("reflector", "informer"):
+        write(tmp_path / f"{watcher}.jsonl", held)
+    cut_off, settled = observed(stage), observed(stage, "informer")
+    assert (cut_off.observed_for_s, cut_off.blindness.blind_s, cut_off.lost) == (20.0, None, 6)
+    assert (settled.observed_for_s, settled.lost) == (26.0, 0)
+    assert settled.blindness.blind_s == pytest.approx(10.0)
+    assert settled.ended_after_s == pytest.approx(24.0)
 
 
 def test_the_two_clocks_differ_by_what_is_said() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from unblink.bounds import predict
 from unblink.chain import CLIENTS, Apiserver, Listener
 from unblink.faults import Fault
 from unblink.gateway.envoy import admin, process
@@ -63,6 +64,7 @@ class Stage:
     steady_s: float = 0.0
     fault_s: float = 0.0
     until_s: float = 0.0
+    settled_s: float = 0.0
     fault_proven: bool | None = None
     fault_evidence: str = ""
 
@@ -330,6 +332,8 @@ def _captured(fault: Fault) -> list[str]:
 async def collect(stage: Stage) -> None:
     """At the end of the observation: the last word of the exec session, the goroutines, Envoy's stats; then stop."""
     stage.until_s = monotonic_s()
+    await _settle(stage)
+    stage.settled_s = monotonic_s()
     if "exec" in stage.processes:
         stage.expected_to_end.add("exec")
         await stage.processes["exec"].stop()
@@ -340,6 +344,22 @@ async def collect(stage: Stage) -> None:
     with suppress(OSError, admin.AdminError):
         stats = await admin.stats(stage.folder / ADMIN)
         (stage.folder / "stats.json").write_bytes(msgspec.json.format(msgspec.json.encode(stats)))
+
+
+async def _settle(stage: Stage) -> None:
+    """Give each client with a bound of its own the time to hold what was written by now, for it may be in a gap."""
+    written = [int(line["rv"]) for line in stage.journal("writer").lines() if line["event"] == "written"]
+
+    def holds(line: dict[str, Any]) -> bool:
+        return bool(line["event"] == "object" and line["type"] != "BOOKMARK" and int(line["rv"]) >= written[-1])
+
+    for name in stage.cell.clients:
+        chain = stage.cell.chain(name)
+        if chain.client.max_staleness_ms is not None and name in stage.processes:
+            bound_s = predict(chain, stage.cell.fault).bound_s
+            assert bound_s is not None
+            stage.say(f"waiting for {name}")
+            await stage.journal(name).wait_for(holds, bound_s)
 
 
 async def _stop_all(stage: Stage) -> None:

@@ -40,15 +40,19 @@ TIMERS = {"keepalive": "tcp-keepalive", "retransmit": "tcp-user-timeout", "persi
 
 
 def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observation:
-    """What one client of the cell went through. `realtime_ahead_s` is CLOCK_REALTIME less CLOCK_MONOTONIC."""
-    lines = [line for line in stage.journal(client).lines() if line["t"] <= stage.until_s]
+    """What one client of the cell went through. `realtime_ahead_s` is CLOCK_REALTIME less CLOCK_MONOTONIC.
+
+    A client with a bound of its own is observed until it holds what was written by the end, for as long as its bound.
+    """
+    until_s = stage.until_s if CLIENTS[client].max_staleness_ms is None else stage.settled_s
+    lines = [line for line in stage.journal(client).lines() if line["t"] <= until_s]
     held = judge.held_objects(lines)
     written = [(line["t"], int(line["rv"])) for line in stage.journal("writer").lines() if line["event"] == "written"]
     period_s = stage.cell.event_period_ms / 1000
-    blind = judge.blindness(held, written, stage.fault_s, stage.until_s, period_s)
+    blind = judge.blindness(held, written, stage.fault_s, until_s, period_s)
     streams = _watch_streams(stage, client)
     fault_unix_s = stage.fault_s + realtime_ahead_s
-    until_unix_s = stage.until_s + realtime_ahead_s
+    until_unix_s = until_s + realtime_ahead_s
     before = [row for row in streams if row.start_s <= fault_unix_s]
     ports_before = {row.client for row in before}
     ports_after = {row.client for row in streams if fault_unix_s < row.start_s <= until_unix_s}
@@ -58,8 +62,8 @@ def observation(stage: Stage, client: str, realtime_ahead_s: float) -> Observati
     return Observation(
         blindness=blind,
         was_hit=served is not None and served.server == f"{victim.address}:{victim.port}",
-        observed_for_s=stage.until_s - stage.fault_s,
-        lost=judge.lost(held, written, stage.steady_s, stage.until_s - judge.tolerance_s(period_s)),
+        observed_for_s=until_s - stage.fault_s,
+        lost=judge.lost(held, written, stage.steady_s, until_s - judge.tolerance_s(period_s)),
         duplicated=judge.duplicated(lines),
         relists=judge.relists(lines, stage.fault_s),
         exec_survived=judge.exec_survived(stage.journal("exec").lines()),
