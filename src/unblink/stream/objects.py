@@ -9,7 +9,7 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 """Annotation of the bookmark that ends a WatchList's initial events."""
 
 
-class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+class Metadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """The identity of one object and its version. ``resource_version`` is opaque."""
 
     name: str = ""
@@ -18,11 +18,15 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     resource_version: str = ""
 
 
-class Item(msgspec.Struct, frozen=True):
-    """One object: its metadata decoded, its JSON as it came."""
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """One object: its metadata decoded, its JSON (or protobuf) as it came.
+
+    ``enveloped`` is true where ``raw`` is the whole frame ``{"type": ..., "object": ...}`` that brought the object.
+    """
 
     metadata: Metadata
-    raw: msgspec.Raw
+    raw: bytes
+    enveloped: bool = False
 
 
 class StatusCause(msgspec.Struct, frozen=True):
@@ -98,7 +102,8 @@ def decode_page(body: bytes) -> Page:
     listed = _decode_list(body)
     if not listed.metadata.resource_version:
         raise ValueError("the list has no metadata.resourceVersion")
-    items = tuple(Item(_decode_object(raw).metadata, raw) for raw in listed.items or ())
+    # A Raw is a view that would keep the whole page alive with any one of its objects.
+    items = tuple(Item(_decode_object(raw).metadata, bytes(raw)) for raw in listed.items or ())
     return Page(listed.metadata.resource_version, listed.metadata.continue_, items)
 
 

@@ -11,6 +11,7 @@ class Recovery(Enum):
     """What follows when an open watch ended."""
 
     REWATCH = "a new watch from the last resourceVersion, at once"
+    PAUSE = "a pause, then a new watch from the last resourceVersion"
     RELIST = "a pause, then a list"
 
 
@@ -32,7 +33,8 @@ class WatchPolicy:
     """One watcher's habits.
 
     ``page_limit`` holds for consistent and initial lists. The end of a watch younger than ``very_short_watch_ms`` that
-    brought nothing counts as a failure: RELIST whatever ``recovery`` says.
+    brought nothing counts as a failure: ``after_very_short`` whatever ``recovery`` says. ``liveness`` of None is a
+    watcher without any deadline of its own.
     """
 
     name: str
@@ -43,6 +45,48 @@ class WatchPolicy:
     very_short_watch_ms: int
     backoff: BackoffPolicy
     recovery: Mapping[EndedBy, Recovery]
+    after_very_short: Recovery = Recovery.RELIST
+    liveness: "Liveness | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """What keeps a watch within its bound, all in ms. No one of these waits for a byte of the server.
+
+    A watch without proof of life for ``silence_ms`` is probed: a consistent list of one object, answered within
+    ``probe_ms``, says which resourceVersion there is; the watch has ``grace_ms`` to reach it. Otherwise it is stale,
+    and replacements are opened from the last resourceVersion, one each ``hedge_ms``, up to ``replacements_at_once``,
+    until one of them proves itself. Where none does for ``verify_ms``, a consistent list settles it. Initial events of
+    a WatchList may pause for ``sync_ms``.
+
+    A watch's timeoutSeconds is between ``timeout_min_s`` and ``timeout_max_s``, a replacement's is
+    ``replacement_timeout_s``, and every watch's is ``short_timeout_s`` once the server turned out not to send bookmarks
+    often enough by itself: kube-apiserver sends one about 2 s before that deadline.
+    """
+
+    max_staleness_ms: int
+    silence_ms: int
+    probe_ms: int
+    grace_ms: int
+    hedge_ms: int
+    replacements_at_once: int
+    replacement_timeout_s: int
+    short_timeout_s: int
+    verify_ms: int
+    head_ms: int
+    page_ms: int
+    sync_ms: int
+    body_margin_ms: int
+
+
+MIN_MAX_STALENESS_S = 8.0
+"""Below it no bookmark can come in time: it comes 2 s before a watch's end, to the second, and a watch has a start."""
+
+REPLACEMENT_TIMEOUT_S = 3
+"""The shortest watch that gets a bookmark before its end: one second after its start."""
+
+BOOKMARK_PERIOD_S = 60
+"""kube-apiserver's own (k8s.io/apiserver, storage/cacher, defaultBookmarkFrequency)."""
 
 
 CLIENT_GO = WatchPolicy(
@@ -65,6 +109,54 @@ CLIENT_GO = WatchPolicy(
 Measured with an informer: after RST_STREAM(INTERNAL_ERROR) it pauses and lists; after FIN or RST of its own connection
 it watches again at once, as after a clean end (apimachinery takes "unexpected EOF" and "connection reset by peer" so).
 """
+
+
+def bounded(max_staleness_s: float) -> WatchPolicy:
+    """The policy of a watcher that is never blind for longer than ``max_staleness_s`` while an apiserver is there.
+
+    The bound is divided: 65 to 72 % is silence, for a bookmark must have had its chance by then; what is left pays
+    for the probe, its grace and six replacements. From about 90 s on kube-apiserver's own bookmarks come in time and
+    watches last 5 to 10 minutes as client-go's do; below, watches are half as long as the bound.
+
+    :raises ValueError: if the bound is below ``MIN_MAX_STALENESS_S`` or not a number of seconds.
+    """
+    if not MIN_MAX_STALENESS_S <= max_staleness_s < float("inf"):
+        raise ValueError(f"max_staleness: expected at least {MIN_MAX_STALENESS_S:g} s, found {max_staleness_s:g}")
+    bound_ms = int(max_staleness_s * 1000)
+    step_ms = bound_ms // 20
+    long_watches = bound_ms * 72 // 100 > (BOOKMARK_PERIOD_S + 4) * 1000
+    timeout_s = int(max_staleness_s / 2)
+    return WatchPolicy(
+        name="bounded",
+        watch_list=True,
+        page_limit=500,
+        timeout_min_s=300 if long_watches else timeout_s,
+        timeout_max_s=600 if long_watches else timeout_s,
+        very_short_watch_ms=1000,
+        backoff=BackoffPolicy(base_ms=800, limit_ms=max(800, bound_ms // 10), jitter=1.0, reset_after_ms=120_000),
+        recovery={
+            EndedBy.SERVER_CLOSED: Recovery.REWATCH,
+            EndedBy.STREAM_RESET: Recovery.REWATCH,
+            EndedBy.CONNECTION_LOST: Recovery.REWATCH,
+            EndedBy.DEADLINE: Recovery.REWATCH,
+        },
+        after_very_short=Recovery.PAUSE,
+        liveness=Liveness(
+            max_staleness_ms=bound_ms,
+            silence_ms=bound_ms * (72 if long_watches else 65) // 100,
+            probe_ms=step_ms,
+            grace_ms=step_ms // 2,
+            hedge_ms=step_ms if long_watches else step_ms // 2,
+            replacements_at_once=4 if long_watches else 6,
+            replacement_timeout_s=REPLACEMENT_TIMEOUT_S,
+            short_timeout_s=timeout_s,
+            verify_ms=bound_ms,
+            head_ms=max(bound_ms // 4, 2000),
+            page_ms=max(bound_ms // 4, 4000),
+            sync_ms=10_000,
+            body_margin_ms=max(step_ms, 1000),
+        ),
+    )
 
 
 class Backoff:

@@ -137,7 +137,7 @@ def ask(rig: Rig, method: str, path: str, body: object = None) -> int:
     """One request to the server of the rig's kubeconfig; the status."""
 
     async def run() -> int:
-        async with await connect(load(rig.folder / "kubeconfig"), 5) as connection:
+        async with await connect(load(rig.folder / "kubeconfig")) as connection:
             content = b"" if body is None else json.dumps(body).encode()
             response = await connection.request(method, path, {"content-type": "application/json"}, content)
             await response.body(100_000)

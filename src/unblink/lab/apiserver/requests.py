@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from unblink.lab.apiserver import statuses
-from unblink.lab.apiserver.selectors import Matcher, SelectorError, matcher, parse_fields, parse_labels
+from unblink.lab.apiserver.selectors import Matcher, matcher, parse_fields
+from unblink.stream.selectors import SelectorError, parse_labels
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")

@@ -53,7 +53,7 @@ async def client(stop: asyncio.Event) -> None:
                 while True:
                     if not connection.usable:
                         try:
-                            connection = await connect_to(access, REQUEST_TIMEOUT_S)
+                            connection = await connect_to(access, process.CONNECT_LIMITS)
                         except Unreachable as error:
                             emit("request", status=None, seconds=0.0, error=str(error))
                     if connection.usable:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from unblink.client.kubeconfig import Access, KubeconfigError, load
-from unblink.client.transport import Connection, Unreachable, connect
+from unblink.client.transport import Connection, Limits, Unreachable, connect
 from unblink.lab.clients import guard
 from unblink.lab.log import emit
 
 FIRST_CONNECT_S = 10.0
-CONNECT_TIMEOUT_S = 2.0
+CONNECT_LIMITS = Limits(connect_ms=2000, tls_ms=2000)
 RETRY_S = 0.1
 
 
@@ -56,7 +56,7 @@ async def first_connection(to: Access) -> Connection:
     until = loop.time() + FIRST_CONNECT_S
     while True:
         try:
-            return await connect(to, CONNECT_TIMEOUT_S)
+            return await connect(to, CONNECT_LIMITS)
         except Unreachable as error:
             if loop.time() > until:
                 raise Fatal(str(error)) from None

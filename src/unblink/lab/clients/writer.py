@@ -47,7 +47,7 @@ class Writer:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 if not self._connection.usable:
-                    self._connection = await connect(self._access, REQUEST_TIMEOUT_S)
+                    self._connection = await connect(self._access)
                 status, body = await self._send("PATCH", f"{self._path}/{self._name}", MERGE_PATCH, data)
                 if status == 404:
                     data["metadata"] = {"name": self._name}
