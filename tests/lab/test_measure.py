@@ -21,7 +21,7 @@ SERVED, OTHER = "127.1.11.10:6443", "127.1.12.10:6443"
 LEG = "127.1.2.10:40000"
 AGENTS = {
     "kubectl": "kubectl/v1.36.2 (linux/amd64) kubernetes/0000000",
-    "reflector": "unblink/0.1.0",
+    "reflector": "unblink-reflector",
     "informer": "unblink-informer/0.1.0",
     "client-go": "client-go-informer/v0.0.0 (linux/amd64) kubernetes/$Format",
 }

@@ -19,7 +19,7 @@ from unblink.lab.log import monotonic_s
 
 USER_AGENTS = {
     "kubectl": "kubectl",
-    "reflector": "unblink",
+    "reflector": "unblink-reflector",
     "client-go": "client-go-informer",
     "informer": "unblink-informer",
 }

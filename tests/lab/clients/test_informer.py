@@ -3,16 +3,11 @@ import json
 import pytest
 from tests.lab.clients.conftest import Process, Rig, write_kubeconfig
 
-from unblink.lab import measure
 from unblink.lab.clients import informer, process
 from unblink.stream.messages import Doubted, Proven, Stale, WatchStarted
 
 WATCH = ("--resource", "configmaps", "--field-selector", "metadata.name=canary")
 BOUND = ("--max-staleness-ms", "10000")
-
-
-def test_it_is_told_from_our_other_clients() -> None:
-    assert measure.USER_AGENTS["informer"] == informer.USER_AGENT
 
 
 @pytest.mark.parametrize(

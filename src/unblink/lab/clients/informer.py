@@ -8,7 +8,6 @@ from unblink.lab.log import emit, monotonic_s
 from unblink.stream.messages import Command, Doubted, Proven, Stale, WatchStarted
 
 ALIVE_PERIOD_S = 1.0
-USER_AGENT = "unblink-informer"
 
 
 class Said:
@@ -68,8 +67,7 @@ async def client(stop: asyncio.Event) -> None:
             field_selector=options.field_selector,
             max_staleness=options.max_staleness_ms / 1000,
             kubeconfig=options.kubeconfig,
-            user_agent=USER_AGENT,
-            observe=said.take,
+            trace=said.take,
         )
     except ValueError as error:
         raise process.Fatal(str(error)) from None
