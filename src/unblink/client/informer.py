@@ -1,15 +1,17 @@
 """An informer: a view of one resource that tells its handlers of every change."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from unblink.client.view import DEFAULT_MAX_STALENESS_S, View
 from unblink.client.workqueue import Handler, WorkQueue
 from unblink.stream.messages import Command
 
 H = TypeVar("H", bound=Handler)
+
+DRAIN_S = 5.0
+"""How long the end of an informer waits for handlers that are not done."""
 
 
 class Informer(View):
@@ -52,7 +54,6 @@ class Informer(View):
         :raises ValueError: if a name, selector or the bound cannot be used.
         """
         self.queue = WorkQueue(workers=workers)
-        self._handling: asyncio.Task[None] | None = None
         super().__init__(
             api_version,
             resource,
@@ -68,33 +69,21 @@ class Informer(View):
             trace=trace,
         )
 
-    async def __aenter__(self) -> Self:
-        """Watch, and wait until all objects are there.
-
-        :raises WatchRefused: if the server refuses the first list for good.
-        :raises KubeconfigError: if there is no usable configuration.
-        """
-        self._handling = asyncio.create_task(self.queue.run())
-        return await super().__aenter__()
-
     async def _end(self) -> None:
         await super()._end()
-        await self.queue.close()
-        if self._handling is not None:
-            self._handling.cancel()
-            await asyncio.gather(self._handling, return_exceptions=True)
+        await self.queue.close(DRAIN_S)
 
     def on_add(self, handler: H) -> H:
         """``handler(new)`` for each object that appears, those that are there already included."""
-        self.queue.on_add(handler)
+        self.queue.add("add", handler, self._cache.objects.items())
         return handler
 
     def on_update(self, handler: H) -> H:
         """``handler(old, new)`` for each object that changed; of changes in between only the last counts."""
-        self.queue.on_update(handler)
+        self.queue.add("update", handler)
         return handler
 
     def on_delete(self, handler: H) -> H:
         """``handler(old)`` for each object that is gone, in its last known state."""
-        self.queue.on_delete(handler)
+        self.queue.add("delete", handler)
         return handler

@@ -15,7 +15,7 @@ from unblink.client.health import Health
 from unblink.client.objects import Object
 from unblink.client.reflector import Reflector, Watched
 from unblink.stream.endings import EndedBy
-from unblink.stream.messages import Command, Delivered, Ended, Listed
+from unblink.stream.messages import Command, Delivered, Ended, Listed, Stale
 from unblink.stream.policy import bounded
 from unblink.stream.selectors import parse_labels
 from unblink.stream.transitions import OPEN, State
@@ -264,7 +264,9 @@ class View:
                 if state in OPEN:
                     self.counters.restarts[ending.by] += 1
                 if not self.synced and ending.by is EndedBy.REFUSED and ending.code in REFUSED_FOR_GOOD.get(state, ()):
-                    self._refused = WatchRefused(self._watched.path, ending.code, ending.detail)
+                    self._refused = WatchRefused(self._watched.path, ending.code or 0, ending.detail)
                     self._decided.set()
+            case Stale():
+                self.counters.restarts["stale"] += 1
             case _:
                 pass

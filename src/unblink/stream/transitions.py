@@ -177,3 +177,6 @@ TRANSITIONS: Mapping[tuple[State, Symbol], tuple[Effect, State]] = {
     (_S.WAITING_TO_WATCH, _Y.GO_SYNC): (_E.ASK_WATCH, _S.WATCH_REQUESTED),
     (_S.WAITING_TO_WATCH, _Y.STOP): (_E.STOP, _S.STOPPED),
 }
+
+OPEN = frozenset({State.SYNCING, State.WATCHING, State.PROBING, State.REPLACING})
+"""Where a watch is open, or was until it turned out to be stale."""

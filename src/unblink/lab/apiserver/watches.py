@@ -1,8 +1,9 @@
 """watch: the stream of changes from a revision on.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes. Timing of bookmarks as
-k8s.io/apiserver's cacheWatcher: one each period and one 2 s before the deadline, each only when the cache has moved
-past the revision at which the watch started; a WatchList's first one as soon as the initial events are complete.
+k8s.io/apiserver's cacheWatcher: one each period and one 2 s before the deadline, each only when the cache is past the
+revision that the watch started from: the one asked for, or the newest that its first events brought (cache_watcher.go,
+processInterval). A WatchList's first one comes as soon as the initial events are complete.
 """
 
 import asyncio
@@ -112,6 +113,7 @@ class Watch:
     since: int = 0
     events_sent: int = 0
     ended: str = ""  # why, once it has to end
+    started_from: int = 0
     complete_at: int | None = None  # the revision that a WatchList's end of initial events waits for
     _queue: deque[bytes] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -161,7 +163,6 @@ class Watch:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + options.timeout_s
         bookmark_at = next_bookmark(loop.time(), deadline, period_s) if options.bookmarks else None
-        moved_past = self.cache.revision
         await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out at once
         while True:
             self._wake.clear()
@@ -175,7 +176,7 @@ class Watch:
                 continue
             if bookmark_at is not None and now >= bookmark_at:
                 bookmark_at = next_bookmark(now, deadline, period_s)
-                if self.cache.revision > moved_past and self.complete_at is None:
+                if self.cache.revision > self.started_from and self.complete_at is None:
                     await self._send(send, self.bookmark(self.cache.revision))
                     continue
             if now >= deadline:
@@ -274,13 +275,16 @@ def _start(watch: Watch, options: WatchOptions) -> None:
 
     :raises statuses.ApiError: 410, the start revision is too old.
     """
+    watch.started_from = options.start or 0
     if options.initial_events or not options.start:
         for stored in watch.cache.under(watch.prefix):
             if watch.selected is None or watch.selected(stored.data):
                 watch.add("ADDED", stored)
+                watch.started_from = max(watch.started_from, stored.revision)
         watch.since = watch.cache.revision
     else:
         for change in watch.cache.changes_after(options.start):
             event = seen_through(change, watch.prefix, watch.selected)
             if event:
                 watch.add(*event)
+                watch.started_from = change.revision
