@@ -787,7 +787,8 @@ class Session:
         self._any_head_will_do = self._target is not None and self._bookmarks.never
         self._attempts_made = 0
         self._probe_at_ms = None if self._target is not None else self._now_ms() + self._liveness.hedge_ms
-        self._commands.append(Stale(self.staleness_ms or 0, self._why_stale or "the probe failed"))
+        behind = self._target is not None
+        self._commands.append(Stale(self.staleness_ms or 0, behind, self._why_stale or "the probe failed"))
         self._why_stale = ""
         self._ask_another()
 
