@@ -48,7 +48,7 @@ class _Stream:
     response: Response
     has_body: bool  # whether the answer may have one
     sending: bool  # our own body is not sent to its end
-    window_bytes: int = STREAM_WINDOW_BYTES  # what the server may still send
+    window_bytes: int  # what the server may still send
     returnable_bytes: int = 0  # what was read and is not given to the window again
     received_bytes: int = 0
 
@@ -145,7 +145,7 @@ class Http2Connection(asyncio.Protocol):
             # Not its text, which may have a header in it.
             raise RequestEnded(Ending(EndedBy.CONNECTION_LOST, f"HTTP/2: {type(error).__name__}")) from None
         response = Response(partial(self._consumed, stream_id), partial(self._cancel, stream_id))
-        self._streams[stream_id] = _Stream(response, method != "HEAD", bool(body))
+        self._streams[stream_id] = _Stream(response, method != "HEAD", bool(body), STREAM_WINDOW_BYTES)
         self._flush()
         return stream_id, response
 
