@@ -97,3 +97,15 @@ def test_a_target_that_cannot_be_sent(method: str, target: str) -> None:
 )
 def test_reasons_are_the_operating_systems(error: Exception, reason: str) -> None:
     assert reason in plain_reason(error)
+
+
+def test_a_wait_that_is_cancelled_gives_the_response_up() -> None:
+    async def run() -> None:
+        cancelled: list[bool] = []
+        response = Response(lambda _: None, lambda: cancelled.append(True))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await response.chunk()
+        assert cancelled
+
+    asyncio.run(run())

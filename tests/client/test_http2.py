@@ -497,3 +497,48 @@ def test_an_answer_before_our_body_was_sent_is_the_end_of_both() -> None:
 
 def test_a_connection_that_never_stood_has_no_port() -> None:
     assert Http2Connection(Access("https", "127.0.0.1", 1)).local_port == 0
+
+
+def test_trailers_end_a_body_of_declared_length() -> None:
+    trailers = hpack.Encoder().encode([("grpc-status", "0")])
+
+    async def run() -> None:
+        connection, wire, requests = await opened()
+        connection.data_received(frame(1, LENGTH, 1, 4) + frame(0, b"hello", 1) + frame(1, trailers, 1, 5))
+        assert await (await requests[0]).body(10) == b"hello"
+        assert connection.idle
+        assert not wire.aborted
+        connection.close()
+
+    asyncio.run(run())
+
+
+def test_late_frames_of_an_ended_stream_do_no_harm() -> None:
+    async def run() -> None:
+        connection, wire, requests = await opened(2)
+        connection.data_received(frame(1, HEAD, 1, 4) + frame(0, b"hello", 1, 1) + frame(1, HEAD, 3, 4))
+        connection.data_received(frame(8, (5).to_bytes(4), 1) + frame(3, bytes(4), 1) + frame(0, b"x", 1))
+        connection.data_received(frame(0, b"still", 3))
+        assert await (await requests[0]).body(10) == b"hello"
+        assert await (await requests[1]).chunk() == b"still"
+        assert not wire.aborted
+        connection.close()
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_read_resets_its_stream_and_no_other() -> None:
+    async def run() -> None:
+        connection, wire, requests = await opened(2)
+        connection.data_received(frame(1, HEAD, 1, 4) + frame(1, HEAD, 3, 4))
+        reading = asyncio.ensure_future((await requests[0]).chunk())
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert frames_in(bytes(wire.written)) == [(3, 1, (8).to_bytes(4))]
+        connection.data_received(frame(0, b"on", 3))
+        assert await (await requests[1]).chunk() == b"on"
+        assert connection.usable
+        connection.close()
+
+    asyncio.run(run())

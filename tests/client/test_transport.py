@@ -192,14 +192,8 @@ def test_credentials_are_brought_up_to_date_before_each_use(monkeypatch: pytest.
         asyncio.run(run())
     else:
         with serve(answer) as server:
-            # The kubeconfig's own folder does not matter here.
-            access = Access(
-                "https",
-                "127.0.0.1",
-                server.port,
-                ca=server.authority.cert_pem.bytes(),
-            )
-            asyncio.run(run_http2(access))
+            ca = server.authority.cert_pem.bytes()
+            asyncio.run(run_http2(Access("https", "127.0.0.1", server.port, ca=ca)))
     assert order == ["refresh", "refresh", "token"]
 
 
@@ -293,3 +287,19 @@ def test_a_proxys_certificate_is_checked() -> None:
                 await connect(access)
 
     asyncio.run(run())
+
+
+def test_a_server_that_is_not_trusted_through_a_proxy_that_is(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def run(port: int) -> None:
+        async with asyncio.timeout(10), talking(a_proxy([]), context) as proxy_port:
+            proxy = Proxy("https", "127.0.0.1", proxy_port)
+            access = Access("https", "127.0.0.1", port, ca=authority.cert_pem.bytes(), proxy=proxy)
+            with pytest.raises(Unreachable, match="the server's certificate is not trusted"):
+                await connect(access)
+
+    with serve(refuse) as server:
+        asyncio.run(run(server.port))
