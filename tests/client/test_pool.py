@@ -9,6 +9,7 @@ from tests.loopback import Exchange, Loopback, serve
 
 from unblink.client.kubeconfig import Access, ClientCertificate, load
 from unblink.client.pool import Pool
+from unblink.client.proxy import Proxy
 from unblink.client.transport import Unreachable
 
 
@@ -153,3 +154,26 @@ def test_the_tls_context_is_made_once_until_the_certificate_changes(
 
     with serve(silent) as server:
         asyncio.run(run(access_to(server, tmp_path)))
+
+
+def test_over_http1_those_who_need_a_connection_each_connect_side_by_side() -> None:
+    all_there = asyncio.Event()
+    asked = 0
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await request_head(reader)
+        asked += 1
+        if asked == 5:
+            all_there.set()
+        await all_there.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read()
+
+    async def run() -> None:
+        async with asyncio.timeout(4), talking(proxy) as port:
+            pool = Pool(replace(plain(1), proxy=Proxy("http", "127.0.0.1", port)))
+            await asyncio.gather(*(pool.acquire() for _ in range(5)))
+            await pool.close()
+
+    asyncio.run(run())
