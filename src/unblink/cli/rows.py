@@ -17,6 +17,10 @@ Write = Callable[[Sequence[Event]], str]
 GAP = 3
 
 
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
 class Table:
     """Columns as wide as what was written so far needs, under one heading, as ``kubectl get -w`` does it.
 
@@ -76,7 +80,7 @@ def _raw(thing: Object, resource: Resource) -> bytes:
     raw = thing.raw.strip()
     if b"\n" in raw:
         raw = msgspec.json.format(raw, indent=-1)
-    if "kind" in thing:
+    if msgspec.json.decode(raw, type=_Kind).kind:
         return raw
     # The items of a list come without.
     head = msgspec.json.encode({"kind": resource.kind, "apiVersion": resource.api_version})

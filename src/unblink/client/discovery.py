@@ -6,6 +6,7 @@ client-go's restmapper (shortcut.go, discovery.go) and apimachinery's DefaultRES
 
 import asyncio
 import difflib
+import http.client
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -295,5 +296,5 @@ async def _get_in_time(pool: Pool, path: str) -> tuple[str, bytes]:
         if response.status == HTTPStatus.UNAUTHORIZED and pool.access.on_unauthorized(sent):
             continue
         status = decode_status(response.status, refusal)
-        reason = status.message or HTTPStatus(response.status).phrase
-        raise DiscoveryFailed(f"{path}: {response.status} {reason}", response.status)
+        reason = status.message or http.client.responses.get(response.status, "")
+        raise DiscoveryFailed(f"{path}: {response.status} {reason}".rstrip(), response.status)
