@@ -125,7 +125,8 @@ def whole_runs(
     """The long runs that the chosen tests read, side by side: each takes a minute of mostly waiting."""
     from tests.lab import runs
 
-    wanted = [name for name in ("incident", "faults") if any(name in _fixtures(item) for item in request.session.items)]
+    names = ("incident", "faults", "informer")
+    wanted = [name for name in names if any(name in _fixtures(item) for item in request.session.items)]
     with ThreadPoolExecutor() as pool:
         yield {name: pool.submit(runs.run, tmp_path_factory.mktemp(name), name) for name in wanted}
 
@@ -144,3 +145,9 @@ def incident(whole_runs: "dict[str, Future[Run]]") -> "Run":
 def faults(whole_runs: "dict[str, Future[Run]]") -> "Run":
     """`unblink lab run faults`, once."""
     return whole_runs["faults"].result()
+
+
+@pytest.fixture(scope="session")
+def informer(whole_runs: "dict[str, Future[Run]]") -> "Run":
+    """`unblink lab run informer`, once."""
+    return whole_runs["informer"].result()

@@ -52,6 +52,12 @@ def detection_s(detector: str, chain_: Chain, fault: Fault) -> float | None:
         ("http2-ping", {"http2_ping": PING}, 1000, Fault.DROP_TO_APISERVER, 8.75),
         ("http2-ping", {"http2_ping": PING}, None, Fault.FREEZE, 8.75),
         ("http2-ping", {"http2_ping": PING}, None, Fault.ROLLING_RESTART, None),
+        ("http2-ping", {"http2_ping": PING}, None, Fault.STORE_CUT, None),
+        ("tcp-keepalive", {"tcp_keepalive": KEEPALIVE}, None, Fault.STORE_CUT, None),
+        ("tcp-user-timeout", {"tcp_user_timeout_ms": 10_000}, 1000, Fault.STORE_CUT, None),
+        ("health-check", {"health_check": HEALTH}, None, Fault.STORE_CUT, None),
+        ("tcp-close", {}, None, Fault.STORE_CUT, None),
+        ("watch-idle-timeout", {"watch_idle_timeout_ms": 20_000}, None, Fault.STORE_CUT, 20),
         ("stream-idle-timeout", {"stream_idle_timeout_ms": 20_000}, None, Fault.DROP, 20),
         ("watch-idle-timeout", {"watch_idle_timeout_ms": 20_000}, None, Fault.FREEZE, 20),
         ("health-check", {"health_check": HEALTH}, None, Fault.DROP, None),
@@ -102,6 +108,59 @@ def test_only_a_global_idle_timeout_and_a_full_restart_cut_exec(fault: Fault) ->
     assert predict(chain(stream_idle_timeout_ms=1000), fault).exec_survives is False
 
 
+EVERYTHING: dict[str, Any] = {
+    "tcp_keepalive": KEEPALIVE,
+    "tcp_user_timeout_ms": 10_000,
+    "http2_ping": PING,
+    "health_check": HEALTH,
+}
+
+
+def test_no_detector_of_the_gateway_sees_a_live_apiserver_whose_events_stopped() -> None:
+    blind = predict(chain(1000, **EVERYTHING), Fault.STORE_CUT)
+    assert (blind.recovers, blind.bound_s) == (False, None)
+    assert "answers PINGs" in blind.why
+    by_chance = predict(chain(watch_idle_timeout_ms=4000, **EVERYTHING), Fault.STORE_CUT)
+    assert (by_chance.recovers, by_chance.bound_s) == (None, None)
+
+
+def informed(**settings: Any) -> Chain:
+    return replace(chain(**settings), client=replace(CLIENTS["informer"], max_staleness_ms=20_000))
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_proof_of_life_bounds_every_silent_fault_without_any_help(fault: Fault) -> None:
+    predicted = predict(informed(), fault)
+    assert (predicted.ended_by, predicted.bound_s) == ("proof-of-life", 21.5)
+    assert predicted.parts_s == (("proof-of-life", 20.0), ("time between two events", 0.5), ("scheduling", 1.0))
+    assert predicted.recovers
+    assert predicted.lossless
+
+
+def test_where_a_detector_of_the_gateway_is_sooner_it_gives_the_bound() -> None:
+    told = predict(informed(), Fault.KILL)
+    assert (told.ended_by, told.bound_s) == ("tcp-close", 4.1)
+    assert told.detectors == {"tcp-close", "proof-of-life"}
+    pinged = predict(informed(http2_ping=PING), Fault.DROP)
+    assert (pinged.ended_by, pinged.bound_s) == ("http2-ping", 12.85)
+    slow = predict(informed(http2_ping=replace(PING, interval_ms=60_000)), Fault.DROP)
+    assert (slow.ended_by, slow.bound_s) == ("proof-of-life", 21.5)
+
+
+def test_proof_of_life_bounds_what_an_idle_timeout_leaves_to_chance() -> None:
+    predicted = predict(informed(watch_idle_timeout_ms=4000), Fault.DROP)
+    assert (predicted.recovers, predicted.ended_by, predicted.bound_s) == (True, "watch-idle-timeout", 21.5)
+    assert "pool" not in predicted.why
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_relist_is_for_a_resource_version_that_is_no_longer_good(fault: Fault) -> None:
+    recovery = {client: predict(replace(chain(), client=CLIENTS[client]), fault).recovery for client in CLIENTS}
+    assert recovery["informer"] == ("relist" if fault is Fault.HOST_VANISHES else "re-watch")
+    assert (recovery["reflector"] == "re-watch") is (fault is Fault.ROLLING_RESTART)
+    assert recovery["kubectl"] != "re-watch"
+
+
 keepalives = st.builds(TcpKeepalive, st.integers(1, 600), st.integers(1, 75), st.integers(1, 9))
 pings = st.builds(Http2Ping, st.integers(100, 60_000), st.integers(100, 20_000))
 upstreams = st.builds(
@@ -132,7 +191,7 @@ def test_a_bound_is_finite_and_of_a_detector_that_notices(any_chain: Chain, faul
         assert predicted.bound_s > 0
 
 
-@given(chains, st.sampled_from(list(Fault)), pings)
+@given(chains, st.sampled_from([fault for fault in Fault if fault is not Fault.STORE_CUT]), pings)
 def test_a_ping_never_makes_a_bound_worse_than_its_own(any_chain: Chain, fault: Fault, ping: Http2Ping) -> None:
     gateway = any_chain.gateway
     with_ping = replace(any_chain, gateway=replace(gateway, upstream=replace(gateway.upstream, http2_ping=ping)))

@@ -53,9 +53,12 @@ def test_what_is_not_said_is_off(described: type) -> None:
 
 
 def test_the_clients_are_known_by_their_kind() -> None:
-    assert CLIENTS.keys() == {"client-go", "reflector", "kubectl"}
+    assert CLIENTS.keys() == {"client-go", "reflector", "kubectl", "informer"}
     assert all(kind == client.kind for kind, client in CLIENTS.items())
-    assert [client.deadline_ms for client in CLIENTS.values()] == [None, None, None]
+    assert [client.deadline_ms for client in CLIENTS.values()] == [None, None, None, None]
+    bounded = {kind: client.max_staleness_ms for kind, client in CLIENTS.items() if client.max_staleness_ms is not None}
+    assert bounded == {"informer": 10_000}
+    assert [kind for kind, client in CLIENTS.items() if client.resumes_after_reset] == ["informer"]
     assert [kind for kind, client in CLIENTS.items() if not client.resumes_after_clean_end] == ["kubectl"]
 
 

@@ -30,7 +30,18 @@ def test_who_is_told_of_a_fault_was_told_by_a_kernel_that_answers() -> None:
 @pytest.mark.parametrize(
     ("silent", "faults"),
     [
-        (True, {"drop", "drop-to-apiserver", "drop-from-apiserver", "drop-gateway-output", "freeze", "host-vanishes"}),
+        (
+            True,
+            {
+                "drop",
+                "drop-to-apiserver",
+                "drop-from-apiserver",
+                "drop-gateway-output",
+                "freeze",
+                "host-vanishes",
+                "store-cut",
+            },
+        ),
         (False, {"kill", "rolling-restart"}),
     ],
 )

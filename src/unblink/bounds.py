@@ -24,10 +24,19 @@ TCP_RETRIES2_S = 924.6
 GRACEFUL_END_S = 1.0
 """A drained apiserver delivers events until it ends its watches cleanly; this is for the end itself."""
 
-LEFT_IN_POOL = "; the dead connection stays in the pool, and each new request may meet it again"
+LEFT_IN_POOL = "; its connection stays in the pool, and each new request may meet the same apiserver again"
 
 APISERVER_RETRANSMITS = frozenset({Fault.DROP_TO_APISERVER, Fault.DROP_GATEWAY_OUTPUT})
 """Faults in which the apiserver's own retransmissions still arrive, each of them setting the idle clock back to 0."""
+
+ANSWERS_PINGS = {
+    Fault.ROLLING_RESTART: "a drained apiserver answers PINGs until it ends",
+    Fault.STORE_CUT: "an apiserver without its store answers PINGs",
+}
+
+BEGINS_ANEW = frozenset({Fault.HOST_VANISHES})
+"""Faults with a new instance, whose watch cache begins with its own list: a resourceVersion from before the fault is
+expired there (k8s.io/apiserver, storage/cacher/watch_cache.go: "too old resource version")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,8 @@ class Prediction:
     connection. ``bound_s`` is the worst blind time in seconds, None where there is no bound: by chance, or because the
     watch is blind until the connection's very end (``TCP_RETRIES2_S`` or for ever). ``parts_s`` names what adds up to
     the bound. ``ended_by`` is the detector with the shortest time, which ends the watch within ``ended_within_s`` of
-    the fault; ``detectors`` are all that notice: any of them may be first, for their times are upper bounds.
+    the fault; ``detectors`` are all that notice: any of them may be first, for their times are upper bounds. Where
+    ``lossless``, nothing comes twice and nothing is lost but what a relist skips.
     """
 
     recovers: bool | None
@@ -68,6 +78,7 @@ class Prediction:
     exec_survives: bool
     parts_s: tuple[tuple[str, float], ...]
     why: str
+    lossless: bool = False
 
 
 def predict(chain: Chain, fault: Fault) -> Prediction:
@@ -80,30 +91,44 @@ def predict(chain: Chain, fault: Fault) -> Prediction:
         why = "; ".join([*blind_to_it, "no other detector is on"])
         return Prediction(False, None, None, None, frozenset(), "none", exec_survives, (), why)
     first = min(found, key=lambda name: found[name].seconds)
-    ends_connection = found.keys() - STREAM_DETECTORS
-    decisive = min(ends_connection, key=lambda name: found[name].seconds) if ends_connection else first
-    parts = (
-        (decisive, found[decisive].seconds),
+    ways = [_parts(chain, name, found[name].seconds) for name in found if name not in STREAM_DETECTORS]
+    parts = min(ways, key=_sum) if ways else _parts(chain, first, found[first].seconds)
+    resumes = chain.client.resumes_after_reset
+    if fault is Fault.ROLLING_RESTART:
+        resumes = resumes or chain.client.resumes_after_clean_end
+    return Prediction(
+        recovers=True if ways else None,
+        bound_s=_sum(parts) if ways else None,
+        ended_by=first,
+        ended_within_s=found[first].seconds + SCHEDULING_S,
+        detectors=frozenset(found),
+        recovery="re-watch" if resumes and fault not in BEGINS_ANEW else "relist",
+        exec_survives=exec_survives,
+        parts_s=parts,
+        why=found[first].why + ("" if ways else LEFT_IN_POOL),
+        lossless=chain.client.resumes_after_reset,
+    )
+
+
+def _parts(chain: Chain, detector: str, seconds: float) -> tuple[tuple[str, float], ...]:
+    """What adds up until an event is held again. Proof of life is asked of the replacement too, within its time."""
+    recovery = (
         ("client's wait before it tries again", chain.client.retry_after_reset_ms / 1000),
         (
             "connect timeout where the next requests meet the dead apiserver",
             chain.client.requests_until_state * chain.gateway.upstream.connect_timeout_ms / 1000,
         ),
+    )
+    return (
+        (detector, seconds),
+        *(() if detector == PROOF_OF_LIFE else recovery),
         ("time between two events", chain.event_period_ms / 1000),
         ("scheduling", SCHEDULING_S),
     )
-    ends_cleanly = fault is Fault.ROLLING_RESTART
-    return Prediction(
-        recovers=True if ends_connection else None,
-        bound_s=round(sum(seconds for _, seconds in parts), 3) if ends_connection else None,
-        ended_by=first,
-        ended_within_s=found[first].seconds + SCHEDULING_S,
-        detectors=frozenset(found),
-        recovery="re-watch" if ends_cleanly and chain.client.resumes_after_clean_end else "relist",
-        exec_survives=exec_survives,
-        parts_s=parts,
-        why=found[first].why + ("" if ends_connection else LEFT_IN_POOL),
-    )
+
+
+def _sum(parts: tuple[tuple[str, float], ...]) -> float:
+    return round(sum(seconds for _, seconds in parts), 3)
 
 
 def tcp_keepalive(chain: Chain, fault: Fault) -> After | Never:
@@ -152,8 +177,8 @@ def http2_ping(chain: Chain, fault: Fault) -> After | Never:
     ping = chain.gateway.upstream.http2_ping
     if ping is None:
         return OFF
-    if fault is Fault.ROLLING_RESTART:
-        return Never("a drained apiserver answers PINGs until it ends")
+    if fault in ANSWERS_PINGS:
+        return Never(ANSWERS_PINGS[fault])
     return After((ping.interval_ms * (1 + PING_JITTER) + ping.timeout_ms) / 1000, "a PING stays unanswered")
 
 
@@ -180,12 +205,20 @@ def client_deadline(chain: Chain, _fault: Fault) -> After | Never:
     return OFF if deadline_ms is None else After(deadline_ms / 1000, "the client's own deadline passed")
 
 
+def proof_of_life(chain: Chain, _fault: Fault) -> After | Never:
+    """The client's bound on the age of its view: bytes prove nothing, a resourceVersion that keeps up does."""
+    max_staleness_ms = chain.client.max_staleness_ms
+    return OFF if max_staleness_ms is None else After(max_staleness_ms / 1000, "the watch gave no proof of life")
+
+
 def tcp_close(_chain: Chain, fault: Fault) -> After | Never:
     """The kernel of the apiserver's host closes the connection of a process that ended."""
     if CATALOGUE[fault].gateway_is_told:
         return After(GRACEFUL_END_S if fault is Fault.ROLLING_RESTART else 0.0, "the connection was closed")
     return Never("no FIN or RST arrives")
 
+
+PROOF_OF_LIFE = "proof-of-life"
 
 DETECTORS: dict[str, Callable[[Chain, Fault], After | Never]] = {
     "tcp-close": tcp_close,
@@ -196,6 +229,7 @@ DETECTORS: dict[str, Callable[[Chain, Fault], After | Never]] = {
     "watch-idle-timeout": watch_idle_timeout,
     "health-check": health_check,
     "client-deadline": client_deadline,
+    PROOF_OF_LIFE: proof_of_life,
 }
 
 STREAM_DETECTORS = frozenset({"stream-idle-timeout", "watch-idle-timeout", "client-deadline"})

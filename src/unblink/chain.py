@@ -100,14 +100,18 @@ class Client:
     ``deadline_ms`` is a limit of the client's own on a silent watch; client-go has none.
     ``retry_after_reset_ms`` is the longest it waits between a broken stream and its next request, and
     ``requests_until_state`` counts the requests from there until it holds the present state again. After a clean end
-    of its stream it goes on from its last resourceVersion where ``resumes_after_clean_end``, and relists elsewhere.
+    of its stream it goes on from its last resourceVersion where ``resumes_after_clean_end``, after any other end where
+    ``resumes_after_reset``, and relists elsewhere. ``max_staleness_ms`` is how old its view becomes at most, whatever
+    the others do: a watch without proof of life is replaced by then; None where it asks for no proof.
     """
 
     kind: str
     retry_after_reset_ms: int
     requests_until_state: int
     resumes_after_clean_end: bool = True
+    resumes_after_reset: bool = False
     deadline_ms: int | None = None
+    max_staleness_ms: int | None = None
 
 
 CLIENTS: dict[str, Client] = {
@@ -118,6 +122,14 @@ CLIENTS: dict[str, Client] = {
         Client("reflector", retry_after_reset_ms=1600, requests_until_state=1),
         # `kubectl get -w` ends with its stream; the lab's loop starts it again after 500 ms: discovery, then a list
         Client("kubectl", retry_after_reset_ms=1000, requests_until_state=3, resumes_after_clean_end=False),
+        # unblink.Informer goes on at once, or after client-go's pause where a young watch brought nothing
+        Client(
+            "informer",
+            retry_after_reset_ms=1600,
+            requests_until_state=1,
+            resumes_after_reset=True,
+            max_staleness_ms=10_000,
+        ),
     )
 }
 

@@ -15,6 +15,7 @@ class Fault(StrEnum):
     KILL = "kill"
     ROLLING_RESTART = "rolling-restart"
     HOST_VANISHES = "host-vanishes"
+    STORE_CUT = "store-cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ CATALOGUE: dict[Fault, FaultInfo] = {
             "a rolling restart in which the host goes without FIN or RST, and a new instance has a new address",
             False,
             False,
+        ),
+        FaultInfo(
+            Fault.STORE_CUT, "the router drops every packet between the apiserver and its store; both live", False, True
         ),
     )
 }

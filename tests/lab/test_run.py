@@ -16,6 +16,7 @@ from unblink.lab.result import CellResult, Result
 pytestmark = pytest.mark.needs_namespaces
 
 DOCS = Path(__file__).parents[2] / "docs" / "lab.md"
+TOLD_CELLS = {"kill", "rolling-restart"}
 BLIND_CELLS = {"a-no-cure", "d-tcp-keepalive-busy", "f-host-vanishes"}
 EVIDENCE = {
     "client-leg.pcapng", "server-leg.pcapng", "sockets.jsonl", "kubectl.jsonl", "reflector.jsonl", "access.jsonl",
@@ -58,6 +59,35 @@ def test_other_faults_are_what_was_predicted(faults: Run) -> None:
         "drop-watch-idle-timeout": "watch-idle-timeout",
     }
     assert {row.relists for row in faults.rows("rolling-restart") if row.client != "kubectl"} == {0}
+
+
+def test_the_informer_keeps_its_bound_where_the_others_are_blind(informer: Run) -> None:
+    assert informer.code == 0, informer.out + informer.errors
+    for row in informer.result.cells:
+        assert row.verdict.value == "pass", (row.id, row.client, row.reason)
+        if row.client != "informer":
+            assert (row.blind_s is None) is (row.id not in TOLD_CELLS), (row.id, row.client)
+            continue
+        assert row.blind_s is not None
+        assert row.bound_s is not None
+        assert row.blind_s <= row.bound_s <= 11.5
+        assert row.duplicated == 0
+        if row.id != "host-vanishes":  # its resourceVersion may be no longer good there
+            assert (row.relists, row.lost) == (0, 0)
+        assert row.ended_by in {"proof-of-life"} | ({"tcp-close"} if row.id in TOLD_CELLS else set())
+
+
+def test_the_cut_between_an_apiserver_and_its_store_is_proven(informer: Run) -> None:
+    steps = informer.lines("store-cut", "timeline.jsonl")
+    (proof,) = [step for step in steps if (step["who"], step["event"]) == ("fault", "proof")]
+    assert re.match(r"\d+ packets came to the router and none left it", proof["evidence"])
+    (on,) = [step["t"] for step in steps if (step["who"], step["event"]) == ("fault", "on")]
+    lost = [step["who"] for step in steps if step["event"] == "store-lost" and step["t"] < on + 22]
+    assert lost == ["apiserver-1"]
+    sockets = [line for line in informer.lines("store-cut", "sockets.jsonl") if line["host"] == "gateway"]
+    served = [row for row in sockets[-1]["sockets"] if row["remote"] == "198.18.11.10:6443"]
+    assert served
+    assert all((row["state"], row["unacked"]) == ("established", 0) for row in served)
 
 
 def test_the_table_has_every_row_and_the_report_is_one_file(incident: Run) -> None:

@@ -58,6 +58,27 @@ def test_the_schema_is_one_and_knows_every_fault_and_client() -> None:
     assert set(upstream) == set(chain.Upstream.__slots__)
 
 
+def test_the_informer_meets_every_fault_without_a_cure() -> None:
+    cells = load("informer").cells
+    assert {cell.fault for cell in cells} == set(Fault)
+    assert {cell.gateway for cell in cells} == {chain.Gateway()}
+    assert all(set(cell.clients) == {"kubectl", "client-go", "informer"} for cell in cells)
+    assert {cell.chain("informer").client.max_staleness_ms for cell in cells} == {10_000}
+    assert {cell.chain("informer").client.max_staleness_ms for cell in load("informer", real_time=True).cells} == {
+        90_000
+    }
+
+
+def test_the_bound_of_a_cells_own_is_for_those_who_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD + "    max_staleness_ms: 15000\n  - {id: b, cure: none, fault: kill}\n")
+    one, other = load(str(path)).cells
+    assert [one.chain(client).client.max_staleness_ms for client in ("informer", "reflector")] == [15_000, None]
+    assert other.chain("informer").client.max_staleness_ms == scenario.DEFAULT_MAX_STALENESS_MS
+    path.write_text("max_staleness_ms: 20000\n" + path.read_text())
+    assert [cell.max_staleness_ms for cell in load(str(path)).cells] == [15_000, 20_000]
+
+
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD)

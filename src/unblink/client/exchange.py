@@ -62,22 +62,29 @@ class Response:
                 raise RequestEnded(self._ending)
             await self._until_changed()
 
-    async def chunk(self) -> bytes | None:
-        """All of the body that came since the last call, None at the server's clean end. What came before an ending is
-        given first.
+    async def read(self) -> list[bytes]:
+        """All of the body that came since the last call, in the pieces that it came in; none at the server's clean end.
+        What came before an ending is given first.
 
         :raises RequestEnded: if someone else ended the stream.
         """
         while not self.pieces:
             if self._ending is not None:
                 if self._ending.by is EndedBy.SERVER_CLOSED:
-                    return None
+                    return []
                 raise RequestEnded(self._ending)
             await self._until_changed()
-        data = b"".join(self.pieces)
+        pieces = self.pieces.copy()
         self.pieces.clear()
-        self._consumed(len(data))
-        return data
+        self._consumed(sum(map(len, pieces)))
+        return pieces
+
+    async def chunk(self) -> bytes | None:
+        """The same as one; None at the server's clean end.
+
+        :raises RequestEnded: if someone else ended the stream.
+        """
+        return b"".join(await self.read()) or None
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body.

@@ -1,6 +1,6 @@
 """Kubernetes objects that stay JSON until somebody looks inside: mappings over their raw bytes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,20 +37,17 @@ _decode_labels = msgspec.json.Decoder(_Labelled).decode
 _decode_labels_envelope = msgspec.json.Decoder(_LabelledEnvelope).decode
 
 
-class Object(Mapping[str, Any]):
-    """One object: ``metadata`` is decoded, all else stays bytes until it is asked for, and is then decoded once.
+class Object(msgspec.Struct, gc=False, eq=False):
+    """One object, a mapping: ``metadata`` is decoded, all else stays bytes until it is asked for, and then decoded once.
 
     Do not change what you get from it: everybody who asks gets the same.
     """
 
-    __slots__ = ("_content", "_enveloped", "_raw", "metadata")
-
-    def __init__(self, metadata: Metadata, raw: bytes, enveloped: bool = False) -> None:
-        """``enveloped``: ``raw`` is the watch frame ``{"type": ..., "object": ...}`` that brought the object."""
-        self.metadata = metadata
-        self._raw = raw
-        self._enveloped = enveloped
-        self._content: dict[str, Any] | None = None
+    metadata: Metadata
+    _raw: bytes
+    _enveloped: bool = False
+    """Whether the bytes are the watch frame ``{"type": ..., "object": ...}`` that brought the object."""
+    _content: dict[str, Any] | None = None
 
     @property
     def raw(self) -> bytes:
@@ -80,13 +77,42 @@ class Object(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         return self.to_dict()[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.to_dict()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.to_dict())
 
     def __len__(self) -> int:
         return len(self.to_dict())
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or ``default``."""
+        return self.to_dict().get(key, default)
+
+    def keys(self) -> KeysView[str]:
+        """The top-level fields."""
+        return self.to_dict().keys()
+
+    def values(self) -> ValuesView[Any]:
+        """Their values."""
+        return self.to_dict().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Both."""
+        return self.to_dict().items()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Mapping):
+            return self.to_dict() == dict(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # a mapping has none, and ``object`` is declared to have one
+
     def __repr__(self) -> str:
         metadata = self.metadata
         name = f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
         return f"<Object {name} at {metadata.resource_version}>"
+
+
+Mapping.register(Object)

@@ -242,10 +242,10 @@ class Reflector:
             gzip = response.headers.get("content-encoding") == "gzip"
             self._receive(WatchAnswer(number, response.status, framing=Framing.LINES, gzip=gzip))
             while number in self._tasks:
-                data = await response.chunk()
-                if data is None:
+                pieces = await response.read()
+                if not pieces:
                     return StreamEnded(number, Ending(EndedBy.SERVER_CLOSED, "end of stream"))
-                self._receive(Chunk(number, data))
+                self._receive(Chunk(number, *pieces))
         finally:
             response.close()
         return None

@@ -48,10 +48,12 @@ async def _drop_off(stage: Stage) -> None:
     await stage.net.drop(False)
 
 
-def _between(*directions: str) -> Action:
+def _between(peer: str, *directions: str) -> Action:
+    """Prepare a drop between the apiserver that the fault hits and another host."""
+
     async def prepare(stage: Stage) -> None:
-        gateway, victim = stage.net.hosts["gateway"].address, stage.net.hosts[VICTIM].address
-        flows = {"to": (gateway, victim), "from": (victim, gateway)}
+        other, victim = stage.net.hosts[peer].address, stage.net.hosts[VICTIM].address
+        flows = {"to": (other, victim), "from": (victim, other)}
         await stage.net.prepare_drop([flows[direction] for direction in directions])
 
     return prepare
@@ -120,13 +122,13 @@ async def _deafen(stage: Stage) -> None:
         raise CannotShow(f"the apiserver could not go deaf: {failed[-1]}")
 
 
-def _dropped_proof(*directions: str) -> Callable[[Stage], str]:
+def _dropped_proof(peer: str, *directions: str) -> Callable[[Stage], str]:
     """Packets came to the router's one side and none left on its other side, in each direction that had any."""
 
     def proof(stage: Stage) -> str:
         assert stage.capture is not None
-        gateway, victim = stage.net.hosts["gateway"].address, stage.net.hosts[VICTIM].address
-        ways = {"to": ("gateway", gateway, VICTIM, victim), "from": (VICTIM, victim, "gateway", gateway)}
+        other, victim = stage.net.hosts[peer].address, stage.net.hosts[VICTIM].address
+        ways = {"to": (peer, other, VICTIM, victim), "from": (VICTIM, victim, peer, other)}
         came = 0
         for direction in directions:
             near, source, far, destination = ways[direction]
@@ -188,7 +190,8 @@ def _unavailable(what: str) -> Action:
     return refuse
 
 
-_both, _to, _from = ("to", "from"), ("to",), ("from",)
+_both, _to, _from = ("gateway", "to", "from"), ("gateway", "to"), ("gateway", "from")
+_store = ("store", "to", "from")
 
 IN_NAMESPACES: dict[Fault, Work] = {
     Fault.DROP: Work(_between(*_both), _drop_on, _nothing, _drop_off, _dropped_proof(*_both)),
@@ -199,6 +202,7 @@ IN_NAMESPACES: dict[Fault, Work] = {
     Fault.KILL: Work(_nothing, _signal(signal.SIGKILL), _nothing, _nothing, _killed_proof),
     Fault.ROLLING_RESTART: Work(_nothing, _nothing, _restart_each, _nothing, _restarted_proof),
     Fault.HOST_VANISHES: Work(_vanish_prepare, _drop_on, _replace, _drop_off, _dropped_proof(*_both)),
+    Fault.STORE_CUT: Work(_between(*_store), _drop_on, _nothing, _drop_off, _dropped_proof(*_store)),
 }
 
 _hear = _signal(signal.SIGUSR2)
@@ -209,6 +213,10 @@ ON_LOOPBACK: dict[Fault, Work] = IN_NAMESPACES | {
     Fault.DROP_FROM_APISERVER: Work(_unavailable("a drop in one direction"), _nothing, _nothing, _nothing, _deaf_proof),
     Fault.DROP_GATEWAY_OUTPUT: Work(_unavailable("netfilter"), _nothing, _nothing, _nothing, _deaf_proof),
     Fault.HOST_VANISHES: Work(_nothing, _deafen, _replace, _nothing, _deaf_proof),
+    # What makes an apiserver deaf makes it deaf to its clients; its store is to be the only one it does not hear.
+    Fault.STORE_CUT: Work(
+        _unavailable("a drop between apiserver and store"), _nothing, _nothing, _nothing, _deaf_proof
+    ),
 }
 
 

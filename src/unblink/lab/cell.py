@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
-from unblink.chain import Apiserver, Listener
+from unblink.bounds import predict
+from unblink.chain import CLIENTS, Apiserver, Listener
+from unblink.faults import Fault
 from unblink.gateway.envoy import admin, process
 from unblink.gateway.envoy.config import APISERVER, APISERVER_UPGRADE, bootstrap, write
 from unblink.gateway.envoy.endpoints import write_endpoints
@@ -33,6 +35,8 @@ NAMESPACE, WATCHED, EXEC_POD = "lab", "canary", "exec-target"
 START_TIMEOUT_S = 30.0
 STEADY_EVENTS = 3
 SOCKETS_PERIOD_S = 0.5
+LASTS_S = 2.0
+"""A watch that its own timeoutSeconds leaves this long is still there when the fault begins."""
 ADMIN, PPROF, KEY_LOG = "admin.sock", "pprof.sock", "tls-keys.log"
 INFRASTRUCTURE = ("store", "gateway", "writer", "exec", "poller")
 
@@ -60,6 +64,7 @@ class Stage:
     steady_s: float = 0.0
     fault_s: float = 0.0
     until_s: float = 0.0
+    settled_s: float = 0.0
     fault_proven: bool | None = None
     fault_evidence: str = ""
 
@@ -222,9 +227,11 @@ async def _start_clients(stage: Stage, peers: Mapping[str, Path]) -> None:
         return [sys.executable, "-m", f"unblink.lab.clients.{module}", "--namespace", NAMESPACE, *arguments]
 
     watched = ["--resource", "configmaps", "--field-selector", f"metadata.name={WATCHED}"]
+    staleness_ms = str(stage.cell.max_staleness_ms)
     commands = {
         "kubectl": python("kubectl_loop", "--kubeconfig", "kubeconfig", *watched),
         "reflector": python("reflector", "--kubeconfig", "kubeconfig", *watched),
+        "informer": python("informer", "--kubeconfig", "kubeconfig", *watched, "--max-staleness-ms", staleness_ms),
     }
     if "client-go" in peers:
         shared = ["-kubeconfig", "kubeconfig", "-namespace", NAMESPACE, "-resource", "configmaps"]
@@ -243,17 +250,30 @@ async def _start_clients(stage: Stage, peers: Mapping[str, Path]) -> None:
         await _said(stage, "exec", "opened")
     for name in clients:
         await _until(stage, name, _is_watch_event, STEADY_EVENTS, "watching")
-    # Only now is there another apiserver to turn to: until here it was away, as in a rolling restart, so every
-    # watch is on apiserver-1. The idle exec is on apiserver-2, which no fault touches.
-    stage.publish(APISERVER, VICTIM, OTHER)
-    stage.publish(APISERVER_UPGRADE, OTHER, VICTIM)
-    await endpoints_known(stage, APISERVER, VICTIM, OTHER)
     if stage.cell.busy_period_ms is not None:
         busy = ["--resource", "configmaps", "--name", WATCHED, "--period-ms", str(stage.cell.busy_period_ms)]
         stage.run("poller", "client", python("poller", "--kubeconfig", "kubeconfig", *busy))
         await _said(stage, "poller", "request")
     stage.steady_s = monotonic_s()
     stage.check_alive()
+
+
+async def other_joins(stage: Stage) -> None:
+    """Now there is another apiserver to turn to: until here it was away, as in a rolling restart.
+
+    So every watch is on apiserver-1, and stays there until the fault: a client that ends its watches early has just
+    begun one. The idle exec is on apiserver-2, which no fault touches.
+    """
+    for name in stage.cell.clients:
+        if CLIENTS[name].max_staleness_ms is not None:
+            await _until(stage, name, _lasts, 1, "a watch that lasts")
+    stage.publish(APISERVER, VICTIM, OTHER)
+    stage.publish(APISERVER_UPGRADE, OTHER, VICTIM)
+    await endpoints_known(stage, APISERVER, VICTIM, OTHER)
+
+
+def _lasts(line: dict[str, Any]) -> bool:
+    return bool(line["event"] == "watch" and line["t"] + line["timeout_s"] > monotonic_s() + LASTS_S)
 
 
 def _is_watch_event(line: dict[str, Any]) -> bool:
@@ -290,9 +310,8 @@ async def _evidence(stage: Stage, down: AsyncExitStack) -> None:
         stage.capture = Capture()
         down.callback(stage.capture.close)
         with stage.net.router.entered():
-            for name in SUBNETS:
-                if name not in {"store", "writer"}:
-                    stage.capture.add(name, open_interface(name))
+            for name in _captured(stage.cell.fault):
+                stage.capture.add(name, open_interface(name))
     tables = {}
     for name in watched:
         host = stage.net.hosts[name]
@@ -305,9 +324,16 @@ async def _evidence(stage: Stage, down: AsyncExitStack) -> None:
     down.callback(stage.sampling.cancel)
 
 
+def _captured(fault: Fault) -> list[str]:
+    """The hosts whose packets are evidence; the store's are where a fault is between it and an apiserver."""
+    return [name for name in SUBNETS if name != "writer" and (name != "store" or fault is Fault.STORE_CUT)]
+
+
 async def collect(stage: Stage) -> None:
     """At the end of the observation: the last word of the exec session, the goroutines, Envoy's stats; then stop."""
     stage.until_s = monotonic_s()
+    await _settle(stage)
+    stage.settled_s = monotonic_s()
     if "exec" in stage.processes:
         stage.expected_to_end.add("exec")
         await stage.processes["exec"].stop()
@@ -320,9 +346,25 @@ async def collect(stage: Stage) -> None:
         (stage.folder / "stats.json").write_bytes(msgspec.json.format(msgspec.json.encode(stats)))
 
 
+async def _settle(stage: Stage) -> None:
+    """Give each client with a bound of its own the time to hold what was written by now, for it may be in a gap."""
+    written = [int(line["rv"]) for line in stage.journal("writer").lines() if line["event"] == "written"]
+
+    def holds(line: dict[str, Any]) -> bool:
+        return bool(line["event"] == "object" and line["type"] != "BOOKMARK" and int(line["rv"]) >= written[-1])
+
+    for name in stage.cell.clients:
+        chain = stage.cell.chain(name)
+        if chain.client.max_staleness_ms is not None and name in stage.processes:
+            bound_s = predict(chain, stage.cell.fault).bound_s
+            assert bound_s is not None
+            stage.say(f"waiting for {name}")
+            await stage.journal(name).wait_for(holds, bound_s)
+
+
 async def _stop_all(stage: Stage) -> None:
     stage.expected_to_end |= stage.processes.keys()
-    order = ("exec", "kubectl", "reflector", "client-go", "poller", "writer", "gateway")
+    order = ("exec", *stage.cell.clients, "poller", "writer", "gateway")
     for names in (order, [name for name in stage.processes if name.startswith("apiserver")], ["store"]):
         running = [stage.processes[name] for name in names if name in stage.processes]
         await asyncio.gather(*(one.stop(patience_s=2.0) for one in running if one.returncode is None))
@@ -333,6 +375,8 @@ async def _stop_all(stage: Stage) -> None:
         stage.capture.write(stage.folder / "client-leg.pcapng", keys, ["client"])
         server_leg = ["gateway", *(name for name in SUBNETS if name.startswith("apiserver"))]
         stage.capture.write(stage.folder / "server-leg.pcapng", keys, server_leg)
+        if "store" in _captured(stage.cell.fault):
+            stage.capture.write(stage.folder / "store-leg.pcapng", interfaces=["store"])
     shutil.rmtree(stage.folder / ".kube", ignore_errors=True)
     for path in stage.folder.iterdir():
         if path.name in {KEY_LOG, ADMIN, PPROF} or (path.is_file() and path.stat().st_size == 0):

@@ -137,6 +137,8 @@ class Observation:
     """One client of one cell, measured."""
 
     blindness: Blindness
+    was_hit: bool
+    """Whether the watch was on the apiserver that the fault hit when it began."""
     observed_for_s: float
     lost: int
     duplicated: int
@@ -154,6 +156,8 @@ class Observation:
 def judge(seen: Observation, predicted: Prediction) -> tuple[Verdict, str]:
     """Compare, and say in a sentence what decided."""
     blind = seen.blindness
+    if not seen.was_hit:
+        return Verdict.UNKNOWN, "its watch was not on the apiserver that the fault hit"
     if predicted.exec_survives is not seen.exec_survived and seen.exec_survived is not None:
         became = "survived" if seen.exec_survived else "was cut"
         return Verdict.FAIL, f"the idle exec session {became}, which was not predicted"
@@ -186,4 +190,8 @@ def judge(seen: Observation, predicted: Prediction) -> tuple[Verdict, str]:
         return Verdict.FAIL, f"the watch was ended by {seen.ended_by}, predicted was {predicted.ended_by}"
     if predicted.recovery == "re-watch" and seen.relists:
         return Verdict.FAIL, f"{seen.relists} relists, where a re-watch was predicted"
+    if predicted.lossless and seen.duplicated:
+        return Verdict.FAIL, f"{seen.duplicated} events came twice"
+    if predicted.lossless and seen.lost and not seen.relists:
+        return Verdict.FAIL, f"{seen.lost} versions were lost, and no relist skipped them"
     return Verdict.PASS, predicted.why

@@ -22,7 +22,7 @@ import msgspec
 import unblink
 from unblink.bounds import predict
 from unblink.lab import apiservers, breaking, folder, measure, secrets
-from unblink.lab.cell import LabError, Stage, collect, prepared
+from unblink.lab.cell import LabError, Stage, collect, other_joins, prepared
 from unblink.lab.hosts import network, sandbox
 from unblink.lab.judge import Verdict, judge, merged
 from unblink.lab.report.page import render
@@ -200,6 +200,7 @@ async def _run(
 async def _measured(stage: Stage, place: Path, say: Callable[[str], None]) -> list[CellResult]:
     cell = stage.cell
     cannot: str | None = None
+    await other_joins(stage)
     try:
         await breaking.observe(stage)
         await collect(stage)

@@ -1,7 +1,7 @@
 """Scenario files: read, checked against ``scenarios/schema.json``, refused with file, line and what would be right."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ MAXIMUM_BYTES = 1 << 20
 DEFAULT_OBSERVE_S = 20.0
 DEFAULT_EVENT_PERIOD_MS = 500
 DEFAULT_BOOKMARK_PERIOD_MS = 60_000
+DEFAULT_MAX_STALENESS_MS = 10_000
 
 
 class ScenarioError(Exception):
@@ -37,11 +38,16 @@ class Cell:
     observe_s: float
     event_period_ms: int
     busy_period_ms: int | None = None
+    max_staleness_ms: int = DEFAULT_MAX_STALENESS_MS
+    """Of those clients that bound their staleness."""
 
     def chain(self, client: str) -> Chain:
         """The chain of one of its clients, to predict from."""
+        watcher = CLIENTS[client]
+        if watcher.max_staleness_ms is not None:
+            watcher = replace(watcher, max_staleness_ms=self.max_staleness_ms)
         return Chain(
-            client=CLIENTS[client],
+            client=watcher,
             gateway=self.gateway,
             event_period_ms=self.event_period_ms,
             busy_period_ms=self.busy_period_ms,
@@ -196,6 +202,9 @@ def _scenario(name: str, content: dict[str, Any], real_time: bool) -> Scenario:
                 observe_s=float(cell.get("observe_s", content.get("observe_s", DEFAULT_OBSERVE_S))),
                 event_period_ms=content.get("event_period_ms", DEFAULT_EVENT_PERIOD_MS),
                 busy_period_ms=cell.get("busy_period_ms"),
+                max_staleness_ms=cell.get(
+                    "max_staleness_ms", content.get("max_staleness_ms", DEFAULT_MAX_STALENESS_MS)
+                ),
             )
         )
     return Scenario(

@@ -73,7 +73,7 @@ class Decoder(Protocol):
     def pending_bytes(self) -> int:
         """Bytes held of a frame that is not complete."""
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, *pieces: bytes) -> list[Frame]:
         """The frames that are complete now; those before a bad one are given, and ``error`` is set."""
 
     def finish(self) -> None:
@@ -138,40 +138,50 @@ class Lines:
         self._pending: list[bytes] = []
         self._position = 0  # of the first pending byte
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, *pieces: bytes) -> list[Frame]:
         if self.error is not None:
             return []
+        frames: list[Frame] = []
+        try:
+            for piece in pieces:
+                # kube-apiserver writes each frame by itself, so a piece is mostly one whole line.
+                if not self._pending and piece.find(b"\n") == len(piece) - 1:
+                    self._take(piece[:-1], frames)
+                else:
+                    self._cut(piece, frames)
+        except FrameError as error:
+            self.error = error
+        return frames
+
+    def _cut(self, data: bytes, frames: list[Frame]) -> None:
         if b"\n" not in data:
             self._hold(data)
-            return []
+            return
         if self._pending:
             data = b"".join((*self._pending, data))
             self._pending.clear()
             self.pending_bytes = 0
         *lines, rest = data.split(b"\n")
-        frames, position, longest = [], self._position, self._max_frame_bytes
-        try:
-            for line in lines:
-                if len(line) > longest:
-                    raise FrameError(position + longest, f"longer than {longest} bytes")
-                try:
-                    event = _decode_event(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    if line and not line.isspace():
-                        raise _placed(error, position) from None
-                else:
-                    metadata = event.object.metadata
-                    if event.type in _OBJECT_TYPES and metadata.resource_version:
-                        frames.append(Frame(event.type, metadata, line, position))
-                    else:
-                        frames.append(_special(event.type, metadata, line, position))
-                position += len(line) + 1
-        except FrameError as error:
-            self.error = error
-            return frames
-        self._position = position
+        for line in lines:
+            self._take(line, frames)
         self._hold(rest)
-        return frames
+
+    def _take(self, line: bytes, frames: list[Frame]) -> None:
+        position = self._position
+        if len(line) > self._max_frame_bytes:
+            raise FrameError(position + self._max_frame_bytes, f"longer than {self._max_frame_bytes} bytes")
+        self._position = position + len(line) + 1
+        try:
+            event = _decode_event(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not line or line.isspace():
+                return
+            raise _placed(error, position) from None
+        metadata = event.object.metadata
+        if event.type in _OBJECT_TYPES and metadata.resource_version:
+            frames.append(Frame(event.type, metadata, line, position))
+        else:
+            frames.append(_special(event.type, metadata, line, position))
 
     def _hold(self, data: bytes) -> None:
         if not data:
@@ -180,9 +190,7 @@ class Lines:
         self.pending_bytes += len(data)
         if self.pending_bytes > self._max_frame_bytes:
             self._pending.clear()
-            self.error = FrameError(
-                self._position + self._max_frame_bytes, f"longer than {self._max_frame_bytes} bytes"
-            )
+            raise FrameError(self._position + self._max_frame_bytes, f"longer than {self._max_frame_bytes} bytes")
 
     def finish(self) -> None:
         if self.error is None and self._pending and not b"".join(self._pending).isspace():
@@ -197,8 +205,8 @@ class Messages:
         self.pending_bytes = 0
         self._lines = Lines(max_frame_bytes)
 
-    def feed(self, data: bytes) -> list[Frame]:
-        frames = self._lines.feed(data if data.endswith(b"\n") else data + b"\n")
+    def feed(self, *pieces: bytes) -> list[Frame]:
+        frames = self._lines.feed(*(piece if piece.endswith(b"\n") else piece + b"\n" for piece in pieces))
         self.error = self._lines.error
         return frames
 
@@ -219,10 +227,11 @@ class Protobuf:
     def pending_bytes(self) -> int:
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, *pieces: bytes) -> list[Frame]:
         if self.error is not None:
             return []
-        self._buffer += data
+        for piece in pieces:
+            self._buffer += piece
         buffer, at, frames = self._buffer, 0, []
         try:
             while len(buffer) - at >= _LENGTH_BYTES:

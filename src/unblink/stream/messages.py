@@ -42,10 +42,14 @@ class WatchAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Bytes of an open watch."""
+    """Bytes of an open watch, in the pieces that they came in; a WebSocket message is one piece."""
 
     id: int
-    data: bytes
+    pieces: tuple[bytes, ...]
+
+    def __init__(self, id: int, *pieces: bytes) -> None:  # noqa: A002 - the name that all messages have
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "pieces", pieces)
 
 
 @dataclass(frozen=True, slots=True)

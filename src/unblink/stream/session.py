@@ -193,7 +193,7 @@ class Session:
         self._retry_after_s = None
         match event:
             case Chunk():
-                self._take_bytes(self._open(event.id), event.data)
+                self._take_bytes(self._open(event.id), event.pieces)
             case Tick():
                 self._check(self.state is not State.STOPPED, event)
                 self._tick()
@@ -272,14 +272,14 @@ class Session:
         else:
             self._step(Symbol.HEAD)
 
-    def _take_bytes(self, request: _Request, data: bytes) -> None:
+    def _take_bytes(self, request: _Request, pieces: tuple[bytes, ...]) -> None:
         if request.gunzip is None:
-            self._take_frames(request, request.frames.feed(data))
+            self._take_frames(request, request.frames.feed(*pieces))
             if request.id in self._requests and request.frames.error is not None:
                 self._garbled(request, request.frames.error)
             return
         try:
-            for plain in request.gunzip.feed(data):
+            for plain in request.gunzip.feed(b"".join(pieces)):
                 self._take_frames(request, request.frames.feed(plain))
                 if request.id not in self._requests:
                     return

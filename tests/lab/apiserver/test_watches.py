@@ -205,6 +205,35 @@ def test_an_object_that_cannot_be_encoded_ends_that_watch_alone() -> None:
     run(scenario())
 
 
+def test_a_server_without_its_store_takes_new_watches_and_says_nothing_in_them() -> None:
+    async def scenario() -> None:
+        async with backend(timeout_ms=100) as api:
+            known = (await api.configmap("a"))["metadata"]["resourceVersion"]
+            api.relay.cut()
+            ahead = int(known) + 1_000
+            async with (
+                api.watch(f"{LAB}/configmaps?watch=true&resourceVersion={int(known) - 1}") as behind,
+                api.watch(f"{LAB}/configmaps?watch=true&resourceVersion={ahead}") as silent,
+                api.watch(
+                    f"{LAB}/configmaps?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+                    f"&resourceVersion={known}&allowWatchBookmarks=true"
+                ) as initial,
+            ):
+                await behind.until(1)
+                await initial.until(2)
+                assert behind.names == [("ADDED", "a")]
+                assert (silent.status, silent.events, silent.ended) == (200, [], False)
+                assert [kind for kind, _ in initial.events] == ["ADDED", "BOOKMARK"]
+            newest = await api.ask(
+                "GET",
+                f"{LAB}/configmaps?watch=true&sendInitialEvents=true"
+                "&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",
+            )
+            assert (newest.status, newest.json["message"]) == (500, "etcdserver: request timed out")
+
+    run(scenario())
+
+
 def test_a_cache_that_lost_its_place_ends_its_watches_cleanly() -> None:
     async def scenario() -> None:
         async with backend(history=5, timeout_ms=100) as api, api.watch(WATCH) as seen:

@@ -19,7 +19,7 @@ from unblink.lab.clients import process
 from unblink.lab.hosts.sandbox import end_with_parent
 from unblink.lab.log import emit, monotonic_s
 from unblink.stream.endings import EndedBy
-from unblink.stream.frames import Frame, FrameDecoder, FrameError
+from unblink.stream.frames import Frame, Lines
 
 RESTART_S = 0.5
 ALIVE_PERIOD_S = 1.0
@@ -60,18 +60,16 @@ class Run:
         self._collection = collection
         self._reason = reason
         self._list_version = ""
-        self._frames = FrameDecoder()
+        self._frames = Lines()
         self._last_error = ""
         self._stream_error = ""
 
     def take_output(self, data: bytes) -> None:
         """Standard output: one watch frame a line, also for the list's objects."""
-        self._frames.feed(data)
-        try:
-            while (frame := self._frames.next_frame()) is not None:
-                self._take_frame(frame)
-        except FrameError as error:
-            self._stream_error = f"kubectl's output: {error}"
+        for frame in self._frames.feed(data):
+            self._take_frame(frame)
+        if self._frames.error is not None:
+            self._stream_error = f"kubectl's output: {self._frames.error}"
 
     def _take_frame(self, frame: Frame) -> None:
         if frame.status is not None:

@@ -3,13 +3,17 @@
 import asyncio
 from dataclasses import replace
 
+from unblink.client.pool import Pool
 from unblink.client.reflector import Reflector, Watched
 from unblink.lab.clients import process
 from unblink.lab.log import emit
+from unblink.stream.messages import Command, Delivered, Ended, Listed, WatchStarted
 from unblink.stream.policy import CLIENT_GO
-from unblink.stream.session import Command, Delivered, Ended, Listed, State, WatchStarted
+from unblink.stream.transitions import State
 
 ALIVE_PERIOD_S = 1.0
+OPEN = (State.SYNCING, State.WATCHING, State.PROBING)
+"""Where it is a watch that ended, and not a request for something."""
 
 
 def say(command: Command) -> None:
@@ -19,13 +23,14 @@ def say(command: Command) -> None:
             emit("list", rv=command.resource_version, items=len(command.items), reason=command.reason)
             for item in command.items:
                 emit("object", type="ADDED", name=item.metadata.name, rv=item.metadata.resource_version, source="list")
-        case Delivered(frame):
-            metadata = frame.metadata
-            emit("object", type=frame.type, name=metadata.name, rv=metadata.resource_version, source="watch")
+        case Delivered(frames):
+            for frame in frames:
+                metadata = frame.metadata
+                emit("object", type=frame.type, name=metadata.name, rv=metadata.resource_version, source="watch")
         case WatchStarted():
             emit("watch", rv=command.resource_version, timeout_s=command.timeout_s)
         case Ended(ending, while_state):
-            prefix = "" if while_state in (State.SYNCING, State.WATCHING) else f"{while_state.value}: "
+            prefix = "" if while_state in OPEN else f"{while_state.value}: "
             emit("ended", by=ending.by, detail=prefix + ending.detail)
         case _:
             pass
@@ -54,9 +59,9 @@ async def client(stop: asyncio.Event) -> None:
         raise process.Fatal(str(error)) from None
 
     async def work() -> None:
-        connection = await process.first_connection(access)
+        (await process.first_connection(access)).close()
         emit("ready")
-        reflector = Reflector(access, watched, replace(CLIENT_GO, watch_list=options.watch_list), say, connection)
+        reflector = Reflector(Pool(access), watched, replace(CLIENT_GO, watch_list=options.watch_list), say)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(say_alive(reflector))
             tasks.create_task(reflector.run())

@@ -261,10 +261,13 @@ def _exec_lane(steps: Sequence[Step], end: float) -> Lane:
     return lane
 
 
+_TOLD = {"ended", "list", "watch", "doubted", "stale", "proven", "opened", "echo", "closed", "fatal"}
+
+
 def _story(steps: Sequence[Step]) -> Iterator[tuple[float, str, str]]:
     for step in steps:
         who, event = str(step.get("who")), str(step.get("event"))
-        if who in {"fault", "judge"} or event in {"ended", "list", "watch", "opened", "echo", "closed", "fatal"}:
+        if who in {"fault", "judge"} or event in _TOLD:
             detail = _detail(step)
             yield step["t"], who, f"{event.replace('-', ' ')}: {detail}" if detail else event.replace("-", " ")
 
