@@ -216,6 +216,21 @@ def test_it_ends_quietly_when_nobody_reads(running: Cluster) -> None:
         assert process.stderr.read() == ""
 
 
+def test_output_that_cannot_be_written_is_said(running: Cluster) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("pods", "-o", "name"),
+            env=environment(running.kubeconfig),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "unblink: standard output: No space left on device"
+
+
 def refused(of: Cluster, *arguments: str, kubeconfig: Path | None = None) -> str:
     """What a watch that cannot be says; every line is ours, and the exit code is 2."""
     chosen = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []

@@ -49,7 +49,7 @@ class Table:
     def _row(self, thing: Object) -> tuple[str, ...]:
         metadata = thing.metadata
         place = (metadata.namespace,) if self._with_namespace else ()
-        return (*place, metadata.name, *self._cells(thing, self._now()))
+        return (*place, metadata.name, *self._cells(thing.to_dict(), self._now()))
 
     def _line(self, row: tuple[str, ...]) -> str:
         padded = [cell.ljust(width + GAP) for cell, width in zip(row, self._widths, strict=True)]

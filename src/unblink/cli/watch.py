@@ -114,6 +114,8 @@ def watch(**options: object) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(NOBODY_READS)
+    except OSError as error:
+        _refuse(f"standard output: {error.strerror or error}")
     except (DiscoveryFailed, UnknownResource, KubeconfigError, WatchRefused, ValueError) as error:
         _refuse(_explained(error))
 
