@@ -129,5 +129,5 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 def pod(name: str, namespace: str = "lab", **labels: str) -> dict[str, Any]:
     """A pod that nobody runs."""
     metadata = {"name": name, "namespace": namespace, "labels": labels}
-    spec = {"containers": [{"name": "c", "image": "registry.example/c:1"}]}
+    spec = {"containers": [{"name": "c", "image": "c:1"}]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
