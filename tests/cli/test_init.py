@@ -12,7 +12,9 @@ from unblink.cli import main
 
 def test_it_names_its_version_and_its_verbs() -> None:
     assert CliRunner().invoke(main, ["--version"], prog_name="unblink").output.split()[-1] == __version__
-    assert "\n  lab " in CliRunner().invoke(main, ["--help"]).output
+    said = CliRunner().invoke(main, ["--help"]).output
+    assert "\n  lab " in said
+    assert "\n  watch " in said
 
 
 @pytest.mark.parametrize("arguments", [["nonesuch"], ["lab", "nonesuch"], ["lab", "run"], ["lab", "run", "--nonesuch"]])

@@ -1,7 +1,9 @@
 import gc
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -155,6 +157,13 @@ def test_names_and_texts_keep_the_conventions_of_prometheus(registry: CollectorR
     exposed = openmetrics.generate_latest(registry).decode()  # type: ignore[no-untyped-call]  # it has no types
     parsed = parse_openmetrics(exposed)  # type: ignore[no-untyped-call]  # it has no types
     assert {family.name for family in parsed} == set(families)
+
+
+def test_the_page_for_users_has_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs/watch.md").read_text()
+    documented = re.findall(r"^\| `(unblink_informer_\w+)(?:{(\w+)})?` \|", page, re.MULTILINE)
+    there = [(f"unblink_informer_{row.name}{'_total' if row.counter else ''}", row.label or "") for row in metrics.ROWS]
+    assert documented == there
 
 
 def test_nobody_registers_twice(registry: CollectorRegistry) -> None:

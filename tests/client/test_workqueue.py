@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from unblink.client import workqueue
 from unblink.client.workqueue import Handler, Handlers, WorkQueue, is_async
 
 LIMIT_S = 10.0
@@ -268,6 +270,64 @@ def test_async_handlers_that_never_wait_leave_time_for_the_loop() -> None:
         assert 0 < len(calls) < 100
         assert await queue.close(LIMIT_S) == []
         assert len(calls) == 1000
+
+    asyncio.run(run())
+
+
+def test_a_thread_that_computes_lets_go_of_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        pauses: list[float] = []
+        book = Book()
+        monkeypatch.setattr(workqueue, "THREAD_SLICE_S", -1.0)
+        monkeypatch.setattr(time, "sleep", pauses.append)
+        queue = WorkQueue(Handlers([book.on_add]))
+        for number in range(10):
+            queue.put(f"k{number}", None, Thing(number))
+        assert await queue.close(LIMIT_S) == []
+        assert pauses == [0] * 10
+
+    asyncio.run(run())
+
+
+def test_a_handler_that_refuses_to_be_cancelled_does_not_stop_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        begun, hold = asyncio.Event(), asyncio.Event()
+
+        async def on_add(new: Thing) -> None:
+            begun.set()
+            while not hold.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await hold.wait()
+
+        monkeypatch.setattr(workqueue, "CANCEL_S", 0.001)
+        queue = WorkQueue(Handlers([on_add]))
+        queue.put("k", None, Thing(1))
+        await begun.wait()
+        assert await queue.close(0) == ["k"]
+        hold.set()
+
+    asyncio.run(run())
+
+
+def test_after_the_end_nothing_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        begun, hold = threading.Event(), threading.Event()
+        book = Book()
+
+        def on_add(new: Thing) -> None:
+            begun.set()
+            hold.wait(LIMIT_S)
+
+        queue = WorkQueue(Handlers([on_add], [book.on_update]))
+        queue.put("k", None, Thing(1))
+        await until(begun.is_set)
+        assert await queue.close(0) == ["k"]
+        assert await queue.close(LIMIT_S) == []
+        queue.put("k", Thing(1), Thing(2))
+        hold.set()
+        assert book.calls == []
 
     asyncio.run(run())
 

@@ -32,7 +32,7 @@ class Thing(Protocol):
     def metadata(self) -> _Metadata: ...
 
 
-class Change(msgspec.Struct):
+class Change(msgspec.Struct, gc=False):
     """One change of a key: ``new`` of None is deleted, ``old`` of None is added, both None came and went unseen."""
 
     key: str

@@ -23,6 +23,10 @@ log = logging.getLogger("unblink")
 
 LOOP_SLICE_S = 0.005
 """Async handlers that never wait give the loop back after this long."""
+THREAD_SLICE_S = 0.0005
+"""A thread with sync handlers lets the loop go first after this long."""
+CANCEL_S = 1.0
+"""How long async handlers may take to end when they are cancelled."""
 NAMED_KEYS = 5
 """How many keys a log line names."""
 
@@ -102,11 +106,13 @@ class WorkQueue:
                         self._sleepers.popleft()()
 
     async def close(self, drain_s: float) -> list[str]:
-        """Give the handlers ``drain_s`` seconds for what is left, then end. What is put from now on may be lost.
+        """Give the handlers ``drain_s`` seconds for what is left, then end; what is put later is not taken.
 
         :returns: the keys whose last state was not handled; they are logged as well.
         """
         with self._lock:
+            if self._closed:
+                return []
             self._emptied = asyncio.Event()
             if not self._keys.depth:
                 self._emptied.set()
@@ -133,7 +139,7 @@ class WorkQueue:
         for call in tuple(self._calls_in_loop):
             call.cancel()
         if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+            await asyncio.wait(tuple(self._tasks), timeout=CANCEL_S)
         return left
 
     # Who works. What begins with the lock held says so.
@@ -181,6 +187,7 @@ class WorkQueue:
     def _work_in_thread(self) -> None:
         failed: list[Call] = []
         turn: Turn | None = None
+        slice_began_s = time.monotonic()
         while True:
             with self._lock:
                 if turn is not None:
@@ -189,6 +196,9 @@ class WorkQueue:
                     self._sleep_in_thread()
                 if self._closed or turn is None:
                     return
+            if time.monotonic() - slice_began_s > THREAD_SLICE_S:
+                time.sleep(0)  # lets go of the interpreter, which the loop would otherwise wait 5 ms for at each read
+                slice_began_s = time.monotonic()
             failed = []
             for call in turn.calls:
                 try:
