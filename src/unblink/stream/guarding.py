@@ -1,4 +1,4 @@
-"""What keeps another client's watch within a bound: its answers, events, endings and timers in; the next thing to do out.
+"""What keeps another client's watch within a bound: its answers, events, endings and timers in, the next command out.
 
 One watch at a time and one command at a time, so that a loop without threads can carry them out. What it does stands in
 one table, ``TRANSITIONS``: (state, symbol) -> (effect, next state). A pair that is absent is an error of the caller.
@@ -80,7 +80,7 @@ def timers(max_staleness_s: float) -> Timers:
         body_margin_ms=max(bound_ms // 20, 1000),
         backoff=BackoffPolicy(
             base_ms=min(800, bound_ms // 20),
-            limit_ms=min(30_000, max(800, bound_ms // 10)),
+            limit_ms=min(30_000, bound_ms // 10),
             jitter=1.0,
             reset_after_ms=120_000,
         ),
@@ -380,8 +380,8 @@ class Guard:
             self._prove(self._opened_ms)
         return self._step(Symbol.OPENED)
 
-    def received(self, frames: list[Frame], broken: str | None = None) -> Command:
-        """Frames of the open watch; ``broken`` says why no more of it can be understood."""
+    def received(self, frames: list[Frame], *, broken: bool = False) -> Command:
+        """Frames of the open watch; ``broken`` if no more of it can be understood."""
         told = next((frame for frame in frames if frame.type is FrameType.ERROR), None)
         news = self.progress.news([frame for frame in frames if frame.type is not FrameType.ERROR])
         if news:
@@ -393,7 +393,7 @@ class Guard:
                 self._prove(self._now_ms())
         if told is not None and told.status is not None:
             return self.failed(Trouble(kind_of(told.status), None, told, told.status.retry_after_s))
-        if broken is not None:
+        if broken:
             return self.failed(Trouble(Kind.FAILED))
         return self._step(self._passed() or Symbol.NEWS)
 
@@ -432,7 +432,7 @@ class Guard:
             self._expired = True
         elif self.state is State.LISTING and symbol is not Symbol.FATAL and self.progress.version and not self._expired:
             symbol = Symbol.UNLISTED
-        elif self.state is State.WATCHING and symbol is Symbol.FAILED and trouble.frame is None:
+        elif self.state is State.WATCHING and symbol in (Symbol.FAILED, Symbol.LATE) and trouble.frame is None:
             return self.ended()
         return self._step(symbol)
 

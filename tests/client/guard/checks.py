@@ -1,4 +1,4 @@
-"""What every guard has to hold, whatever the client: each check breaks the cluster in one way and looks at the events."""
+"""What every guard has to hold, whatever the client: each check breaks the cluster in one way and reads the events."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ class Follower:
     work: Callable[["Follower"], None]
     got: list[Got] = field(default_factory=list)
     error: BaseException | None = None
-    stop: Callable[[], None] = lambda: None
+    stop: Callable[[], object] = lambda: None
 
     def start(self) -> None:
         self.thread = threading.Thread(target=self._run, daemon=True)

@@ -1,5 +1,6 @@
 """An apiserver of one resource on loopback, HTTP/1.1 and threads, that can break each watch in its own way."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 PATH = "/api/v1/namespaces/default/configmaps"
 BOOKMARK_BEFORE_END_S = 0.5
 TICK_S = 0.02
-DISCOVERY = {
+DISCOVERY: dict[str, dict[str, Any]] = {
     "/version": {"major": "1", "minor": "33", "gitVersion": "v1.33.0"},
     "/api": {"kind": "APIVersions", "versions": ["v1"]},
     "/apis": {"kind": "APIGroupList", "groups": []},
@@ -97,6 +98,12 @@ class Cluster:
             self._changed.notify_all()
             return self._rv
 
+    def move(self) -> int:
+        """Let the resourceVersion move on, as a write to another resource does."""
+        with self._changed:
+            self._rv += 1
+            return self._rv
+
     def _object(self, name: str) -> dict[str, Any]:
         return {
             "metadata": {
@@ -156,9 +163,7 @@ class Cluster:
             end = begin + int(query.get("limit", "500"))
             metadata = {"resourceVersion": str(rv), "continue": str(end) if end < len(objects) else ""}
             items = objects[begin:end]
-            handler.reply(
-                200, {"kind": "ConfigMapList", "apiVersion": "v1", "metadata": metadata, "items": items}
-            )
+            handler.reply(200, {"kind": "ConfigMapList", "apiVersion": "v1", "metadata": metadata, "items": items})
         else:
             handler.refuse(mode)
 
@@ -190,7 +195,7 @@ class Cluster:
             for made in sorted(self._objects.values(), key=lambda one: -int(one["metadata"]["resourceVersion"])):
                 handler.event("ADDED", made)
             start = sent = self._rv
-        while not self.closing:
+        while not self.closing and not handler.gone():
             mode = watch.mode
             age_s = time.monotonic() - begun
             if mode == "hang":
@@ -298,6 +303,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         self.connection.close()
+
+    def gone(self) -> bool:
+        """Whether the client has closed its end."""
+        with contextlib.suppress(BlockingIOError):
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
 
     def hang(self) -> None:
         """Say nothing until the client goes away."""

@@ -23,8 +23,8 @@ _BY_MODULE = {
 }
 
 _ACCEPTED = (
-    "kubernetes.watch.Watch(), kubernetes.informer.SharedInformer, kubernetes_asyncio.watch.Watch(), a lightkube Client "
-    "or AsyncClient, kr8s, kr8s.asyncio, a kr8s Api or object, kopf's settings"
+    "kubernetes.watch.Watch(), kubernetes.informer.SharedInformer, kubernetes_asyncio.watch.Watch(), a lightkube "
+    "Client or AsyncClient, kr8s, kr8s.asyncio, a kr8s Api or object, kopf's settings"
 )
 
 

@@ -41,7 +41,8 @@ class Stream(Protocol):
 class Client(Protocol):
     """One resource, watched with a client's own functions."""
 
-    stopped: bool
+    def stopped(self) -> bool:
+        """Whether the user has had enough."""
 
     def watch(self, command: AskWatch, timers: Timers, wait_s: float) -> Stream:
         """Open the watch; the client's own exceptions where that fails. ``wait_s`` is for its first read."""
@@ -74,13 +75,13 @@ def follow(client: Client, guard: Guard, page_limit: int, lifetime_s: float | No
     run = _Run(client, guard, page_limit)
     try:
         command = guard.start()
-        while not client.stopped and (over_ms is None or now_ms() < over_ms):
+        while not client.stopped() and (over_ms is None or now_ms() < over_ms):
             command = run.carry_out(command, None if over_ms is None else over_ms - now_ms())
             for frame in guard.take():
                 event = client.event(frame)
                 if event is not None:
                     yield event
-                if client.stopped:
+                if client.stopped():
                     return
     except _Ended:
         return
@@ -161,7 +162,7 @@ class _Run:
         if data is None:
             self.close()
             return guard.ended()
-        return guard.received(self._lines.feed(data), self._lines.error and str(self._lines.error))
+        return guard.received(self._lines.feed(data), broken=self._lines.error is not None)
 
     def _list(self) -> Command:
         listing = Listing()

@@ -14,6 +14,21 @@ PAGE_LIMIT = 500
 """As client-go's pager (tools/pager)."""
 
 
+OURS = (
+    "watch",
+    "resource_version",
+    "resource_version_match",
+    "send_initial_events",
+    "timeout_seconds",
+    "allow_watch_bookmarks",
+    "limit",
+    "_continue",
+    "_preload_content",
+    "_request_timeout",
+)
+"""Arguments of a generated API function that the guard sets itself."""
+
+
 def now_ms() -> int:
     """The monotonic clock."""
     return time.monotonic_ns() // 1_000_000

@@ -15,24 +15,10 @@ from importlib import import_module
 from typing import Any
 
 from unblink.client.guard.blocking import Silent, follow
-from unblink.client.guard.failures import PAGE_LIMIT, new_guard, now_ms, refusal, told
+from unblink.client.guard.failures import OURS, PAGE_LIMIT, new_guard, now_ms, refusal, told
 from unblink.stream.frames import Frame, FrameType
 from unblink.stream.guarding import AskWatch, Kind, Timers, Trouble
 from unblink.stream.policy import Backoff
-
-_OURS = (
-    "watch",
-    "resource_version",
-    "resource_version_match",
-    "send_initial_events",
-    "timeout_seconds",
-    "allow_watch_bookmarks",
-    "limit",
-    "_continue",
-    "_preload_content",
-    "_request_timeout",
-)
-"""Arguments of the user's that the guard sets itself."""
 
 
 class GuardedWatch:
@@ -80,11 +66,10 @@ class _Official:
         self._bookmarks = kwargs.get("allow_watch_bookmarks", False)
         self._func, self._rest = _own(func)
         self._args = args
-        self._kwargs = {name: value for name, value in kwargs.items() if name not in (*_OURS, "deserialize")}
+        self._kwargs = {name: value for name, value in kwargs.items() if name not in (*OURS, "deserialize")}
         self._errors = import_module("urllib3.exceptions")
         self._refused = import_module("kubernetes.client.exceptions").ApiException
 
-    @property
     def stopped(self) -> bool:
         return bool(self._watch._stop)
 
@@ -178,7 +163,7 @@ def _own(func: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
     """
     api = getattr(func, "__self__", None)
     client = getattr(api, "api_client", None)
-    if client is None or not inspect.ismethod(func):
+    if api is None or client is None or not inspect.ismethod(func):
         return func, None
     configuration = copy.copy(client.configuration)
     configuration.retries = False
@@ -202,8 +187,9 @@ def guard_informer(informer: Any, timers: Timers) -> Any:
         def __init__(self) -> None:
             super().__init__(watch_class(), timers)
 
-        def stream(self, _func: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        def stream(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
             try:
+                del func  # the informer's list function with its deadline: the guard sets its own
                 yield from super().stream(list_func, *args, **kwargs)
             except Exception:
                 informer._stop_event.wait(pauses.pause_ms() / 1000)
