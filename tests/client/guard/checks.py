@@ -63,7 +63,10 @@ def _open(cluster: Cluster, follower: Follower) -> None:
     cluster.write("a")
     cluster.write("b")
     follower.start()
-    cluster.until(lambda: bool(cluster.watches) and len(follower.got) == 2, "the first watch")
+    cluster.until(
+        lambda: (bool(cluster.watches) and len(follower.got) == 2) or follower.error is not None, "the first watch"
+    )
+    assert follower.error is None, follower.error
     assert [(got.type, got.name) for got in follower.got] == [("ADDED", "a"), ("ADDED", "b")]
 
 

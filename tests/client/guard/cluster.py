@@ -66,6 +66,7 @@ class Cluster:
     next_lists: deque[str] = field(default_factory=deque)
     asked: list[Asked] = field(default_factory=list)
     bookmarks: bool = True
+    paths: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
@@ -138,6 +139,7 @@ class Cluster:
     # What an apiserver does
 
     def answer(self, handler: "Handler") -> None:
+        self.paths.append(handler.path)
         url = urlsplit(handler.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path in DISCOVERY:
