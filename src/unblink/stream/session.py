@@ -393,7 +393,10 @@ class Session:
         """Behind a gateway another try may well meet another apiserver, so the first ones come soon."""
         liveness = self._liveness
         left = liveness is not None and self._attempts_made < liveness.replacements_at_once
-        return left and symbol not in (Symbol.BUSY, Symbol.REFUSED)
+        if symbol is Symbol.BUSY:
+            # An apiserver that shuts down asks for a pause that the others do not need; 429 is meant as it is said.
+            return left and self._ending is not None and (self._ending.code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return left and symbol is not Symbol.REFUSED
 
     def _end_request(self, request: _Request, ending: Ending) -> None:
         self._ending = ending
@@ -506,7 +509,8 @@ class Session:
             return
         match self.state:
             case State.WATCHING if self._main is not None and self._main.opened_ms is not None:
-                since_ms = self._main.opened_ms if self.proof_ms is None else self.proof_ms
+                # A first list of any version proves nothing, and silence counts from there.
+                since_ms = self._list_asked_ms if self.proof_ms is None else self.proof_ms
                 due_ms = max(since_ms + self._liveness.silence_ms, self._main.opened_ms + SETTLE_MS)
                 yield due_ms, lambda: self._step(Symbol.SILENT)
             case State.PROBING if self._overdue_at_ms is not None:
@@ -752,12 +756,13 @@ class Session:
         self._ask_watch()
 
     def _drop(self) -> None:
-        request = self._held(self._subject)
-        if request.kind == "watch":
+        ending = self._ending
+        if self._held(self._subject).kind == "watch":
             self._end()
         self._ending = None
-        if self._retry_after_s is not None and self._hedge_at_ms is not None:
-            self._hedge_at_ms = max(self._hedge_at_ms, self._now_ms() + int(self._retry_after_s * 1000))
+        asked_to_wait = ending is not None and ending.code in BUSY_STATUSES and self._retry_after_s is not None
+        if asked_to_wait and self._hedge_at_ms is not None:
+            self._hedge_at_ms = max(self._hedge_at_ms, self._now_ms() + int((self._retry_after_s or 0) * 1000))
 
     def _ask_probe(self) -> None:
         self._commands.append(Doubted(self.staleness_ms or 0))
