@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unblink.client import metrics
     from unblink.client.guard import guard
     from unblink.client.health import Health, health
     from unblink.client.informer import Informer
@@ -25,6 +26,7 @@ __all__ = [
     "WatchRefused",
     "guard",
     "health",
+    "metrics",
     "watch",
 ]
 
@@ -45,6 +47,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """The client's names, imported when they are first asked for: the command line does without most of them."""
+    if name == "metrics":
+        return import_module("unblink.client.metrics")
     if name not in _HOMES:
         raise AttributeError(f"module 'unblink' has no attribute {name!r}")
     return getattr(import_module(f"unblink.client.{_HOMES[name]}"), name)

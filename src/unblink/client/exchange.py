@@ -64,7 +64,7 @@ class Response:
 
     async def read(self) -> list[bytes]:
         """All of the body that came since the last call, in the pieces that it came in; none at the server's clean end.
-        What came before an ending is given first.
+        What came before an ending is given first. Cancelling the wait gives the response up, as ``close`` does.
 
         :raises RequestEnded: if someone else ended the stream.
         """
@@ -73,7 +73,11 @@ class Response:
                 if self._ending.by is EndedBy.SERVER_CLOSED:
                     return []
                 raise RequestEnded(self._ending)
-            await self._until_changed()
+            try:
+                await self._until_changed()
+            except asyncio.CancelledError:
+                self.close()
+                raise
         pieces = self.pieces.copy()
         self.pieces.clear()
         self._consumed(sum(map(len, pieces)))

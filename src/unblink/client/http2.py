@@ -37,9 +37,8 @@ FIRST_WINDOW_BYTES = 65535
 """A connection's window before any WINDOW_UPDATE (RFC 9113, 6.9.2)."""
 STREAMS_BEFORE_SETTINGS = 100
 """What a server should at least allow (RFC 9113, 6.5.2): how many requests may go out before it said its own number."""
-_WINDOW_UPDATE = Struct(">5sII")
+_FRAME_OF_ONE_NUMBER = Struct(">5sII")
 _WINDOW_UPDATE_START = b"\0\0\4\x08\0"
-_RST_STREAM = Struct(">5sII")
 _RST_STREAM_START = b"\0\0\4\x03\0"
 
 
@@ -48,7 +47,7 @@ class _Stream:
     response: Response
     has_body: bool  # whether the answer may have one
     sending: bool  # our own body is not sent to its end
-    window_bytes: int = STREAM_WINDOW_BYTES  # what the server may still send
+    window_bytes: int  # what the server may still send
     returnable_bytes: int = 0  # what was read and is not given to the window again
     received_bytes: int = 0
 
@@ -145,7 +144,7 @@ class Http2Connection(asyncio.Protocol):
             # Not its text, which may have a header in it.
             raise RequestEnded(Ending(EndedBy.CONNECTION_LOST, f"HTTP/2: {type(error).__name__}")) from None
         response = Response(partial(self._consumed, stream_id), partial(self._cancel, stream_id))
-        self._streams[stream_id] = _Stream(response, method != "HEAD", bool(body))
+        self._streams[stream_id] = _Stream(response, method != "HEAD", bool(body), STREAM_WINDOW_BYTES)
         self._flush()
         return stream_id, response
 
@@ -243,6 +242,9 @@ class Http2Connection(asyncio.Protocol):
             stream.response.wake()
         if data.ended:
             self._on_end_stream(data.stream_id)
+            if not stream.sending and self._lost is None:
+                # h2 saw no DATA: END_STREAM would be a mistake in its eyes where there was a content-length.
+                self._to_h2(_FRAME_OF_ONE_NUMBER.pack(_RST_STREAM_START, data.stream_id, 0))
         elif data.padding_bytes:
             self._consumed(data.stream_id, data.padding_bytes)
 
@@ -257,7 +259,7 @@ class Http2Connection(asyncio.Protocol):
             stream.returnable_bytes = 0
 
     def _open_window(self, stream_id: int, increment: int) -> None:
-        self._write(_WINDOW_UPDATE.pack(_WINDOW_UPDATE_START, stream_id, increment))
+        self._write(_FRAME_OF_ONE_NUMBER.pack(_WINDOW_UPDATE_START, stream_id, increment))
 
     def _on_end_stream(self, stream_id: int) -> None:
         stream = self._streams[stream_id]
@@ -266,9 +268,6 @@ class Http2Connection(asyncio.Protocol):
             self._fail(f"a body of {stream.received_bytes} bytes, where content-length says {declared}")
             return
         self._end(stream_id, Ending(EndedBy.SERVER_CLOSED, "end of stream"))
-        if not stream.sending:
-            # h2 saw no DATA, so END_STREAM would be a mistake in its eyes where there was a content-length.
-            self._to_h2(_RST_STREAM.pack(_RST_STREAM_START, stream_id, 0))
 
     # What h2 says
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
+from unblink.client import metrics
 from unblink.client.view import DEFAULT_MAX_STALENESS_S, View
 from unblink.client.workqueue import Handler, WorkQueue
 from unblink.stream.messages import Command
@@ -69,7 +70,17 @@ class Informer(View):
             trace=trace,
         )
 
+    async def __aenter__(self) -> Self:
+        """Watch, and wait until all objects are there.
+
+        :raises WatchRefused: if the server refuses the first list for good.
+        :raises KubeconfigError: if there is no usable configuration.
+        """
+        metrics.add(self)
+        return await super().__aenter__()
+
     async def _end(self) -> None:
+        metrics.remove(self)
         await super()._end()
         await self.queue.close(DRAIN_S)
 

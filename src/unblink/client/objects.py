@@ -38,7 +38,7 @@ _decode_labels_envelope = msgspec.json.Decoder(_LabelledEnvelope).decode
 
 
 class Object(msgspec.Struct, gc=False, eq=False):
-    """One object, a mapping: ``metadata`` is decoded, all else stays bytes until it is asked for, and then decoded once.
+    """One object, a mapping. ``metadata`` is decoded; all else stays bytes until it is asked for, then it is kept.
 
     Do not change what you get from it: everybody who asks gets the same.
     """

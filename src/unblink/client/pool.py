@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from unblink.client.http2 import STREAMS_BEFORE_SETTINGS
 from unblink.client.kubeconfig import Access
-from unblink.client.transport import Connection, Limits, connect
+from unblink.client.transport import Connection, Limits, Unreachable, connect
 
 
 @dataclass(slots=True)
 class _Connecting:
-    task: asyncio.Task[Connection]
+    task: asyncio.Task[None]
     waiting: int = 0
 
 
@@ -28,6 +28,7 @@ class Pool:
         self._connections: list[Connection] = []  # the newest last
         self._connecting: list[_Connecting] = []
         self._capacity = 1 if access.scheme == "http" else STREAMS_BEFORE_SETTINGS
+        self._closed = False
 
     async def acquire(self, avoid: Collection[Connection] = ()) -> Connection:
         """A connection that takes a request now, and is not in ``avoid``: the newest that stands, else a new one.
@@ -38,6 +39,8 @@ class Pool:
         :raises KubeconfigError: if the access has unusable certificates.
         """
         while True:
+            if self._closed:
+                raise Unreachable("the pool is closed")
             self._drop_useless()
             for connection in reversed(self._connections):
                 if connection.spare and connection not in avoid:
@@ -45,17 +48,22 @@ class Pool:
             connecting = next((one for one in self._connecting if one.waiting < self._capacity), None)
             if connecting is None:
                 connecting = _Connecting(asyncio.ensure_future(self._connect()))
+                connecting.task.add_done_callback(_retrieve)
                 self._connecting.append(connecting)
-                connecting.task.add_done_callback(self._on_connected)
             connecting.waiting += 1
             try:
                 # Who gives up waiting leaves it to the others.
                 await asyncio.shield(connecting.task)
+            except asyncio.CancelledError:
+                if connecting.task.cancelled():
+                    continue
+                raise
             finally:
                 connecting.waiting -= 1
 
     async def close(self) -> None:
-        """Close all connections, and give up those under way: who waits for one is cancelled."""
+        """Close all connections, and give up those under way: who waits for one is told."""
+        self._closed = True
         tasks = [connecting.task for connecting in self._connecting]
         for task in tasks:
             task.cancel()
@@ -64,14 +72,12 @@ class Pool:
             connection.close()
         self._connections.clear()
 
-    async def _connect(self) -> Connection:
-        return await connect(self.access, self._limits)
-
-    def _on_connected(self, task: asyncio.Task[Connection]) -> None:
-        self._connecting = [one for one in self._connecting if one.task is not task]
-        if task.cancelled() or task.exception() is not None:
-            return  # who waits is told
-        connection = task.result()
+    async def _connect(self) -> None:
+        try:
+            connection = await connect(self.access, self._limits)
+        finally:
+            task = asyncio.current_task()
+            self._connecting = [one for one in self._connecting if one.task is not task]
         self._capacity = max(1, connection.spare)
         self._connections.append(connection)
 
@@ -80,3 +86,9 @@ class Pool:
         for connection in useless:
             connection.close()
             self._connections.remove(connection)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Where nobody waits any more, asyncio would log the error."""
+    if not task.cancelled():
+        task.exception()

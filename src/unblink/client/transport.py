@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -186,6 +187,10 @@ async def _tunnel(
             transport = await _start_tls(transport, opening, _proxy_tls(access), proxy.host, limits.connect_ms)
         except ssl.SSLCertVerificationError as error:
             raise ConnectionError(f"the proxy's certificate is not trusted: {error.verify_message}") from None
+        if sys.version_info < (3, 12):
+            # CPython 3.11 calls SSLProtocol._abort(exc), which takes none: a failed handshake within would never end.
+            outer = transport
+            setattr(outer, "_force_close", lambda _: outer.abort())  # noqa: B010 - mypy knows no such attribute
     host = f"[{access.host}]" if ":" in access.host else access.host
     lines = [f"CONNECT {host}:{access.port} HTTP/1.1", f"Host: {host}:{access.port}"]
     if proxy.authorization is not None:

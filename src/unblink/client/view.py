@@ -10,18 +10,21 @@ from typing import Self
 from unblink import __version__
 from unblink.client import cluster
 from unblink.client.cache import Cache, IndexFunction, Put
-from unblink.client.counters import Counters
+from unblink.client.counters import STALE, Counters, ProbeOutcome
 from unblink.client.health import Health
 from unblink.client.objects import Object
 from unblink.client.reflector import Reflector, Watched
 from unblink.stream.endings import EndedBy
-from unblink.stream.messages import Command, Delivered, Ended, Listed, Stale
+from unblink.stream.messages import AskProbe, Command, Delivered, Ended, Listed, Proven, Stale
 from unblink.stream.policy import bounded
 from unblink.stream.selectors import parse_labels
-from unblink.stream.transitions import OPEN, State
+from unblink.stream.transitions import State
 
 DEFAULT_MAX_STALENESS_S = 90.0
 """The shortest bound that asks a quiet kube-apiserver for nothing beyond the watch itself: see docs/watch.md."""
+
+WATCHED = frozenset({State.SYNCING, State.WATCHING, State.PROBING})
+"""Where the ending of a watch is a restart; of a stale one that was counted when it turned out to be stale."""
 
 REFUSED_FOR_GOOD = {
     State.SYNC_REQUESTED: frozenset({401, 403}),
@@ -86,6 +89,7 @@ class View:
         self._changed = asyncio.Event()
         self._refused: WatchRefused | None = None
         self._last_ending = ""
+        self._probing = False
 
     # Life
 
@@ -261,12 +265,25 @@ class View:
                 self._changed.set()
             case Ended(ending=ending, while_state=state):
                 self._last_ending = f"{ending.by}: {ending.detail}"
-                if state in OPEN:
+                if state in WATCHED:
                     self.counters.restarts[ending.by] += 1
                 if not self.synced and ending.by is EndedBy.REFUSED and ending.code in REFUSED_FOR_GOOD.get(state, ()):
                     self._refused = WatchRefused(self._watched.path, ending.code or 0, ending.detail)
                     self._decided.set()
-            case Stale():
-                self.counters.restarts["stale"] += 1
+            case AskProbe():
+                self._probe_ended(ProbeOutcome.FAILED)
+                self._probing = True
+            case Proven():
+                self._probe_ended(ProbeOutcome.CAUGHT_UP)
+            case Stale(behind=behind):
+                self.counters.restarts[STALE] += 1
+                self._probe_ended(ProbeOutcome.BEHIND if behind else ProbeOutcome.FAILED)
             case _:
                 pass
+        if self._reflector is not None:
+            self.counters.duplicates = self._reflector.session.duplicates
+
+    def _probe_ended(self, outcome: ProbeOutcome) -> None:
+        if self._probing:
+            self._probing = False
+            self.counters.probes[outcome] += 1

@@ -47,7 +47,7 @@ class Chunk:
     id: int
     pieces: tuple[bytes, ...]
 
-    def __init__(self, id: int, *pieces: bytes) -> None:  # noqa: A002 - the name that all messages have
+    def __init__(self, id: int, *pieces: bytes) -> None:
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "pieces", pieces)
 
@@ -164,9 +164,10 @@ class Doubted:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The watch does not keep up; replacements are asked for."""
+    """The watch does not keep up; replacements are asked for. ``behind``: a probe has seen more than it brought."""
 
     silent_ms: int
+    behind: bool
     why: str
 
 

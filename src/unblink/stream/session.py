@@ -53,6 +53,8 @@ MOST_RECENT = ""
 BUSY_STATUSES = frozenset({429})
 GARBAGE_IN_A_ROW = 3
 """Broken frames without progress between them, after which a list is to help over an object that cannot be read."""
+EXPIRED_IN_A_ROW = 3
+"""Watches answered with 410, without progress between them, after which the resourceVersion counts as expired."""
 WHOLE_WATCHES_WITHOUT_BOOKMARK = 2
 MOST_DOUBLINGS = 5
 """Of the time that a page of a list may take, each after a page that took longer."""
@@ -131,6 +133,7 @@ class Session:
         self._late_lists = 0
         self._verifying = False
         self._garbage = 0
+        self._expired = 0
         self._whole_watches_without_bookmark = 0
         self._target: str | None = None
         self._any_head_will_do = False
@@ -314,7 +317,7 @@ class Session:
         if not news:
             return
         now_ms = self._now_ms()
-        self._garbage = 0
+        self._garbage = self._expired = 0
         self._subject, self._news = request, news
         for frame in news:
             if frame.type is FrameType.BOOKMARK:
@@ -471,6 +474,8 @@ class Session:
         )
         self._ending = Ending(by, text, status.code)
         self._retry_after_s = status.retry_after_s
+        if status.expired and self._is_tried_elsewhere():
+            return Symbol.BROKEN_REWATCH
         if status.expired or status.too_large:
             # A consistent list that is told the same has nothing better to ask for: then it is a refusal like others.
             consistent = self._list_version == MOST_RECENT and self.state in (State.LISTING, State.SYNC_REQUESTED)
@@ -478,6 +483,15 @@ class Session:
         if self._liveness is not None and _says_nothing_of_the_version(status.code):
             return Symbol.BUSY
         return Symbol.BUSY if status.code in BUSY_STATUSES else Symbol.REFUSED
+
+    def _is_tried_elsewhere(self) -> bool:
+        """The watch cache of an apiserver begins with its start, so another one's may well reach further back."""
+        asked_for_watch = self.state not in (State.LISTING, State.SYNC_REQUESTED, State.SYNCING)
+        if self._liveness is None or not asked_for_watch:
+            return False
+        self._expired += 1
+        self._unsure = True
+        return self._expired < EXPIRED_IN_A_ROW
 
     # Time
 
@@ -615,6 +629,7 @@ class Session:
         self._rest()
         self._progress.move(version)
         self._version_unusable = self._went_back = False
+        self._expired = 0
         self._late_lists = 0
         if self._list_version != ANY_VERSION:
             self._note_proof(self._list_asked_ms, "list")
@@ -787,7 +802,8 @@ class Session:
         self._any_head_will_do = self._target is not None and self._bookmarks.never
         self._attempts_made = 0
         self._probe_at_ms = None if self._target is not None else self._now_ms() + self._liveness.hedge_ms
-        self._commands.append(Stale(self.staleness_ms or 0, self._why_stale or "the probe failed"))
+        behind = self._target is not None
+        self._commands.append(Stale(self.staleness_ms or 0, behind, self._why_stale or "the probe failed"))
         self._why_stale = ""
         self._ask_another()
 

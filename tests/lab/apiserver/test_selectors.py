@@ -3,8 +3,7 @@ from typing import Any
 import pytest
 
 from unblink.lab.apiserver.selectors import field, matcher, parse_fields
-from unblink.stream.selectors import SelectorError, parse_labels
-
+from unblink.stream.selectors import SelectorError
 
 POD: dict[str, Any] = {"metadata": {"name": "p", "namespace": "n"}, "spec": {"nodeName": "x"}, "status": {}}
 

@@ -49,6 +49,22 @@ def test_a_client_that_recovers_shows_its_blind_span_its_bound_and_every_turn(tm
     assert not [t for t in client.ticks if FAULT < t < FAULT + 4.6]
 
 
+@pytest.mark.parametrize(("last_event", "begun"), [(4.0, 5.0), (5.1, 5.1), (9.0, 9.0)])
+def test_a_blind_span_begins_where_it_was_measured(tmp_path: Path, last_event: float, begun: float) -> None:
+    steps = [
+        {"t": 5.0, "who": "fault", "event": "on"},
+        {"t": last_event, "who": "judge", "event": "last-event", "client": "reflector"},
+        {"t": 3.0, "who": "judge", "event": "last-event", "client": "kubectl"},
+        {"t": 20.0, "who": "lab", "event": "end"},
+    ]
+    dump(tmp_path / "timeline.jsonl", steps)
+    drawn = figure([row()], tmp_path)
+    assert drawn is not None
+    client = lane(drawn, "reflector")
+    assert client.blind == pytest.approx((begun, begun + 2.0))
+    assert client.bound_at == pytest.approx(begun + 3.0)
+
+
 def test_a_client_blind_to_the_end_is_shown_to_the_end(tmp_path: Path) -> None:
     drawn = made(tmp_path, "a-no-cure")
     client = lane(drawn, "reflector")

@@ -228,8 +228,11 @@ def _client_lane(row: Mapping[str, Any], steps: Sequence[Step], on: float | None
         "first-event-after": ("first", "first event after"),
         "detector": ("detector", "detector"),
     }
+    last_event = None
     for step in _of(steps, "judge"):
         if step.get("client") in {None, lane.name} and step["event"] in judged:
+            if step["event"] == "last-event":
+                last_event = step["t"]
             kind, label = judged[step["event"]]
             if kind == "detector":
                 label = f"detector: {step.get('detector') or step.get('by') or 'fired'}"
@@ -237,11 +240,11 @@ def _client_lane(row: Mapping[str, Any], steps: Sequence[Step], on: float | None
     lane.note = f"{len(lane.ticks)} events"
     blind_s, bound_s = row.get("blind_s"), row.get("bound_s")
     if on is not None:
-        until = end if blind_s is None else on + blind_s
-        lane.blind = (on, until)
+        begun = on if last_event is None else max(on, last_event)
+        lane.blind = (begun, end if blind_s is None else begun + blind_s)
         lane.blind_label = "blind to the end" if blind_s is None else f"blind {seconds(blind_s)}"
         if bound_s is not None:
-            lane.bound_at, lane.bound_label = on + bound_s, f"bound {seconds(bound_s)}"
+            lane.bound_at, lane.bound_label = begun + bound_s, f"bound {seconds(bound_s)}"
     return lane
 
 
