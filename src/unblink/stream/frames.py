@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from unblink.stream import protobuf
-from unblink.stream.objects import INITIAL_EVENTS_END, Metadata, Status
+from unblink.stream.objects import INITIAL_EVENTS_END, UNREADABLE, Metadata, Status
 
 DEFAULT_MAX_FRAME_BYTES = 16 * 1024 * 1024
 """More than any object: etcd refuses requests over 1.5 MiB by default, kube-apiserver those over 3 MiB."""
@@ -156,7 +156,7 @@ class Lines:
                     raise FrameError(position + longest, f"longer than {longest} bytes")
                 try:
                     event = _decode_event(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                except UNREADABLE as error:
                     if line and not line.isspace():
                         raise _placed(error, position) from None
                 else:
@@ -254,7 +254,7 @@ def _cut_short(position: int, rest_bytes: int) -> FrameError:
     return FrameError(position, f"the stream ended inside this frame, after {rest_bytes} bytes of it")
 
 
-def _placed(error: msgspec.DecodeError | UnicodeDecodeError, position: int) -> FrameError:
+def _placed(error: Exception, position: int) -> FrameError:
     found = _AT_BYTE.search(str(error))
     offset = error.start if isinstance(error, UnicodeDecodeError) else int(found[1]) if found else 0
     return FrameError(position + offset, str(error))
@@ -267,7 +267,7 @@ def _special(kind: FrameType, metadata: Metadata, line: bytes, position: int) ->
             return Frame(kind, metadata, line, position, status=_decode_error(line).object)
         _check_version(kind, metadata, position)
         annotations = _decode_bookmark(line).object.metadata.annotations or {}
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _placed(error, position) from None
     return Frame(kind, metadata, line, position, ends_initial_events=annotations.get(INITIAL_EVENTS_END) == "true")
 
