@@ -56,8 +56,8 @@ class Liveness:
     A watch without proof of life for ``silence_ms`` is probed: a consistent list of one object, answered within
     ``probe_ms``, says which resourceVersion there is; the watch has ``grace_ms`` to reach it. Otherwise it is stale,
     and replacements are opened from the last resourceVersion, one each ``hedge_ms``, up to ``replacements_at_once``,
-    until one of them proves itself. Where none does for ``verify_ms``, a consistent list settles it. Initial events of a
-    WatchList may pause for ``sync_ms``.
+    until one of them proves itself. Where none does for ``verify_ms``, a consistent list settles it. Initial events of
+    a WatchList may pause for ``sync_ms``.
 
     A watch's timeoutSeconds is between ``timeout_min_s`` and ``timeout_max_s``, a replacement's is
     ``replacement_timeout_s``, and every watch's is ``short_timeout_s`` once the server turned out not to send bookmarks
