@@ -322,9 +322,9 @@ def test_chance_comes_to_every_pair_of_the_table(monkeypatch: pytest.MonkeyPatch
     chance = random.Random(1)
     unwanted = {"start", "stop"}
     patient = bounded(100)
-    unlucky = Driver(replace(patient, watch_list=False))
+    unlucky = Driver(BOUNDED_LISTS_FIRST)
     to_replacing(unlucky)
-    unlucky.tick_until(AskList, 110_000)
+    unlucky.tick_until(AskList, 11_000)
     for _ in range(3000):
         if seen == set(TRANSITIONS):
             break
