@@ -24,6 +24,7 @@ from unblink.stream.messages import (
 from unblink.stream.objects import INITIAL_EVENTS_END
 from unblink.stream.policy import WatchPolicy
 from unblink.stream.session import Session
+from unblink.stream.transitions import State
 
 CLEAN = Ending(EndedBy.SERVER_CLOSED, "end of stream")
 RESET = Ending(EndedBy.STREAM_RESET, "RST_STREAM INTERNAL_ERROR", 2)
@@ -111,6 +112,9 @@ class Driver:
     def _over(self, number: int) -> None:
         del self.asked[number]
         self.heads.discard(number)
+
+    def stands(self, state: State) -> bool:
+        return self.session.state is state
 
     # Requests by what they are
 
