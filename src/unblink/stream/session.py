@@ -56,6 +56,7 @@ GARBAGE_IN_A_ROW = 3
 EXPIRED_IN_A_ROW = 3
 """Watches answered with 410, without progress between them, after which the resourceVersion counts as expired."""
 WHOLE_WATCHES_WITHOUT_BOOKMARK = 2
+MOST_RETRY_AFTER_S = 3600.0
 MOST_DOUBLINGS = 5
 """Of the time that a page of a list may take, each after a page that took longer."""
 SYNC_PAUSES = 6
@@ -418,7 +419,9 @@ class Session:
         if request.frames.error is not None:
             self._ending = Ending(ending.by, str(request.frames.error))
         elif not request.brought_news and self.state is State.REPLACING and self._target is not None:
-            self._whole_watches_without_bookmark += 1
+            # To the second, as the server counts.
+            whole = self._now_ms() - (request.opened_ms or 0) >= (request.timeout_s - 1) * 1000
+            self._whole_watches_without_bookmark += whole
 
     def _list_symbol(self, answer: ListAnswer) -> Symbol:
         if answer.status != HTTPStatus.OK:
@@ -452,6 +455,12 @@ class Session:
         except ValueError as error:
             self._ending = Ending(EndedBy.ERROR_EVENT, f"probe: {error}")
             return Symbol.PROBE_FAILED
+        asked_at, now_at = number(request.version), number(version)
+        if asked_at is not None and now_at is not None and now_at < asked_at:
+            # Only a store that was set back answers so, and a watch from a resourceVersion to come stays silent.
+            text = f"the store is at resourceVersion {now_at}, and {asked_at} was held"
+            self._ending = Ending(EndedBy.ERROR_EVENT, text)
+            return Symbol.EXPIRED
         if not reached(self._progress.version, version):
             self._target = version
             return Symbol.AHEAD
@@ -467,7 +476,7 @@ class Session:
         symbol = self._status_symbol(EndedBy.REFUSED, status)
         if retry_after_s is None:
             return symbol
-        self._retry_after_s = retry_after_s
+        self._retry_after_s = min(retry_after_s, MOST_RETRY_AFTER_S)
         # client-go, rest/with_retry.go, checkWait: an apiserver that shuts down answers a watch so.
         return Symbol.BUSY if symbol is Symbol.REFUSED and code >= HTTPStatus.INTERNAL_SERVER_ERROR else symbol
 
@@ -476,7 +485,7 @@ class Session:
             f"{status.code} {status.reason}: {status.message}" if status.reason else f"{status.code} {status.message}"
         )
         self._ending = Ending(by, text, status.code)
-        self._retry_after_s = status.retry_after_s
+        self._retry_after_s = None if status.retry_after_s is None else min(status.retry_after_s, MOST_RETRY_AFTER_S)
         if status.expired and self._is_tried_elsewhere():
             return Symbol.BROKEN_REWATCH
         if status.expired or status.too_large:
@@ -571,9 +580,9 @@ class Session:
             del self._requests[request.id]
             self._commands.append(Close(request.id))
 
-    def _close_but(self, kept: _Request | None) -> None:
+    def _close_but(self, kept: _Request | None, *, brings_again: bool = False) -> None:
         self._close(*(one for one in self._requests.values() if one is not kept))
-        self._progress.overlap(expected=False)
+        self._progress.overlap(expected=brings_again)
 
     def _note_proof(self, moment_ms: int, by: str) -> None:
         self.proof_ms, self.proof_by = max(moment_ms, self.proof_ms or 0), by
@@ -614,12 +623,6 @@ class Session:
         items = tuple(item for page in self._pages for item in page.items)
         version = self._pages[-1].resource_version
         self._pages = []
-        if self._verifying:
-            held = number(self._progress.version)
-            newer = held is None or any((number(item.metadata.resource_version) or 0) > held for item in items)
-            self._bookmarks.never = not newer and self._whole_watches_without_bookmark >= WHOLE_WATCHES_WITHOUT_BOOKMARK
-            self._verifying = False
-        self._rest()
         self._hold_list(version, items)
         self._ask_watch()
 
@@ -633,9 +636,8 @@ class Session:
         self._rest()
         self._progress.move(version)
         self._version_unusable = self._went_back = False
-        self._expired = 0
-        self._late_lists = 0
-        if self._list_version != ANY_VERSION:
+        self._late_lists = self._garbage = self._expired = 0
+        if self._list_version == MOST_RECENT:
             self._note_proof(self._list_asked_ms, "list")
         self._commands.append(Listed(version, items, "relist" if self._synced_once else "initial"))
         self._synced_once = True
@@ -773,7 +775,9 @@ class Session:
         self._ask_for_version()
 
     def _ask_for_version(self) -> None:
-        self._commands.append(AskProbe(self._request("probe", self._liveness.probe_ms if self._liveness else None).id))
+        request = self._request("probe", self._liveness.probe_ms if self._liveness else None)
+        request.version = self.resource_version
+        self._commands.append(AskProbe(request.id))
 
     def _note_level(self) -> None:
         if self.state is State.PROBING:
@@ -825,7 +829,8 @@ class Session:
                 self._commands.append(Ended(Ending(EndedBy.DEADLINE, "stale: replaced by another watch"), self.state))
             self._main = adopted
             self._commands.append(WatchStarted(adopted.version, adopted.timeout_s))
-        self._close_but(adopted)
+        # Adopted for another proof than news, it may yet bring what others brought since it was asked for.
+        self._close_but(adopted, brings_again=not self._news and adopted is not old)
         self._rest()
         if self._news:
             self._deliver()
