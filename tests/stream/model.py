@@ -323,7 +323,7 @@ class World:
         if server.cut_at_ms is not None and consistent:
             late = ListAnswer(asked.id, 500, _status(500, "", "etcdserver: request timed out"))
             return self.at(
-                self.now_ms + 2000, lambda: (asked.id in self._open and self._close_and_give(asked.id, late)) or None
+                self.now_ms + 2000, lambda: self._close_and_give(asked.id, late) if asked.id in self._open else None
             )
         rv = self.store.rv if consistent else self.cache_rv(server)
         wanted = int(asked.resource_version or 0)
