@@ -34,6 +34,7 @@ from unblink.stream.messages import (
     WatchStarted,
 )
 from unblink.stream.policy import Liveness, WatchPolicy, bounded
+from unblink.stream.session import EXPIRED_IN_A_ROW
 from unblink.stream.transitions import State
 
 BOUND_S = 100
@@ -63,6 +64,20 @@ def watching(policy: WatchPolicy = POLICY, bookmarks: Bookmarks | None = None) -
     driver.pass_ms(1000)
     driver.chunk(frame("ADDED", 11))
     return driver
+
+
+def expire(driver: Driver) -> list[Command]:
+    """The version is refused with 410 by as many watches as it takes to believe that; the commands of the last one."""
+    commands: list[Command] = []
+    for _ in range(EXPIRED_IN_A_ROW):
+        if driver.session.state is State.WATCHING:
+            commands = driver.chunk(error(410, "Expired"))
+            continue
+        unanswered = [number for number in driver.watches if number not in driver.heads]
+        number = unanswered[-1] if unanswered else driver.tick_until(AskWatch, 2000).id
+        driver.head(of=number)
+        commands = driver.chunk(error(410, "Expired"), of=number)
+    return commands
 
 
 def probing(policy: WatchPolicy = POLICY, bookmarks: Bookmarks | None = None) -> Driver:
@@ -330,8 +345,7 @@ def test_a_probe_that_sees_nothing_newer_ends_the_doubt_where_a_watch_is_open() 
 
 def test_an_expired_version_ends_all_and_a_consistent_list_follows() -> None:
     driver = behind()
-    driver.head()
-    driver.chunk(error(410, "Expired"))
+    expire(driver)
     assert driver.asked == {}
     assert only(AskList, driver.tick()).resource_version == ""
 
@@ -493,8 +507,19 @@ def test_refusals_that_say_nothing_of_the_version_are_no_reason_to_list(status: 
 def test_a_version_too_old_is_a_reason_to_list_without_one() -> None:
     driver = watching()
     driver.end(CLEAN)
+    for number in range(1, EXPIRED_IN_A_ROW):
+        driver.head(410, b'{"code":410,"reason":"Expired"}')
+        assert driver.tick_until(AskWatch, 2000) == AskWatch(driver.last(AskWatch), "11", 5, False, fresh=True), number
     driver.head(410, b'{"code":410,"reason":"Expired"}')
     assert driver.tick_until(AskList, 2000).resource_version == ""
+
+
+def test_progress_between_them_forgets_refused_versions() -> None:
+    driver = watching()
+    for version in range(12, 12 + 2 * EXPIRED_IN_A_ROW):
+        driver.chunk(frame("MODIFIED", version), error(410, "Expired"))
+        driver.head()
+    assert not any(isinstance(command, AskList) for command in driver.all[2:])
 
 
 def test_a_busy_servers_pause_is_kept() -> None:
@@ -550,7 +575,7 @@ def test_a_list_makes_the_next_one_begin_with_the_plain_time() -> None:
     driver.tick_until(AskList, 30_000)
     driver.answer()
     driver.head()
-    driver.chunk(error(410, "Expired"))
+    expire(driver)
     driver.tick_until(AskList, 30_000)
     start_ms = driver.clock.ms
     driver.tick()
@@ -617,7 +642,8 @@ def test_every_state_that_waits_has_a_deadline() -> None:
 def test_a_list_that_goes_back_is_asked_for_again_once() -> None:
     """Once that is a server that lags, twice the store was set back."""
     driver = watching()
-    driver.chunk(frame("MODIFIED", 50), error(410, "Expired"))
+    driver.chunk(frame("MODIFIED", 50))
+    expire(driver)
     driver.tick_until(AskList, 2000)
     commands = driver.answer(page(40))
     assert kinds(commands) == [Ended]
@@ -654,7 +680,7 @@ def test_a_refused_watch_list_is_a_list_at_once_and_the_servers_no_is_remembered
     assert kinds(commands) == [Ended, AskList]
     driver.answer()
     driver.head()
-    driver.chunk(error(410, "Expired"))
+    expire(driver)
     assert kinds(driver.tick()) == [AskList if remembered else AskWatch]
 
 

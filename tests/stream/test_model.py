@@ -62,7 +62,8 @@ def judge(world: World) -> list[str]:
     """What is wrong with a case, beyond the invariants that the model keeps."""
     found = []
     relists = Counter(world.relists)
-    # Expired versions cost a list, as where one apiserver is too young and the other away, and a busy apiserver's pauses are kept; then the bound is not ours to keep.
+    # Expired versions cost a list, also where one apiserver is too young and the other away; a busy apiserver's pauses
+    # are kept. Then the bound is not ours to keep.
     late = (
         world.blind_ms > world.bound_ms and not relists["expired"] + relists["young"] and world.most_busy_in_a_row < 4
     )

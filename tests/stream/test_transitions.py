@@ -325,6 +325,10 @@ def test_chance_comes_to_every_pair_of_the_table(monkeypatch: pytest.MonkeyPatch
     unlucky = Driver(BOUNDED_LISTS_FIRST)
     to_replacing(unlucky)
     unlucky.tick_until(AskList, 11_000)
+    stopped = Driver(CLIENT_GO)
+    stopped.start()
+    stopped.head()
+    stopped.give(Stop())
     for _ in range(3000):
         if seen == set(TRANSITIONS):
             break

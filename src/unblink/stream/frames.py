@@ -145,7 +145,7 @@ class Lines:
         try:
             for piece in pieces:
                 # kube-apiserver writes each frame by itself, so a piece is mostly one whole line.
-                if not self._pending and piece.find(b"\n") == len(piece) - 1:
+                if not self._pending and 0 <= piece.find(b"\n") == len(piece) - 1:
                     self._take(piece[:-1], frames)
                 else:
                     self._cut(piece, frames)

@@ -59,6 +59,8 @@ WHOLE_WATCHES_WITHOUT_BOOKMARK = 2
 MOST_RETRY_AFTER_S = 3600.0
 MOST_DOUBLINGS = 5
 """Of the time that a page of a list may take, each after a page that took longer."""
+TRY_AGAIN_MS = 250
+"""After the first failed request for a watch; twice as long after the second, and so on, with jitter."""
 SYNC_PAUSES = 6
 """All initial events may take as long as so many pauses between two of them; then they are listed in pages."""
 
@@ -762,9 +764,14 @@ class Session:
         if self._held(self._subject).kind == "watch":
             self._end()
         self._ending = None
-        asked_to_wait = ending is not None and ending.code in BUSY_STATUSES and self._retry_after_s is not None
-        if asked_to_wait and self._hedge_at_ms is not None:
+        if self._hedge_at_ms is None:
+            return
+        if ending is not None and ending.code in BUSY_STATUSES:
             self._hedge_at_ms = max(self._hedge_at_ms, self._now_ms() + int((self._retry_after_s or 0) * 1000))
+        elif self._liveness is not None and self._attempts_made < self._liveness.replacements_at_once:
+            # It failed and does not hang: another one need not wait for its answer.
+            soon_ms = int(TRY_AGAIN_MS * self._attempts_made * (1 + self._random()))
+            self._hedge_at_ms = min(self._hedge_at_ms, self._now_ms() + soon_ms)
 
     def _ask_probe(self) -> None:
         self._commands.append(Doubted(self.staleness_ms or 0))
