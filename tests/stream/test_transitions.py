@@ -329,6 +329,13 @@ def test_chance_comes_to_every_pair_of_the_table(monkeypatch: pytest.MonkeyPatch
     stopped.start()
     stopped.head()
     stopped.give(Stop())
+    expired = Driver(CLIENT_GO)
+    expired.start()
+    expired.head()
+    expired.chunk(sync_end())
+    expired.end(RESET)
+    expired.tick()
+    expired.head(410, EXPIRED)
     for _ in range(3000):
         if seen == set(TRANSITIONS):
             break
