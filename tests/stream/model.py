@@ -168,7 +168,7 @@ class World:
         self.commands: list[tuple[int, Command]] = []
         self.blind_ms = 0
         self.busy_in_a_row = self.most_busy_in_a_row = 0
-        """Answers of 429 with no other between them: their pauses are kept, whatever the bound."""
+        """Answers that ask for a pause with no other between them: their pauses are kept, whatever the bound."""
         self.verified = False
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -352,7 +352,7 @@ class World:
         self.streams.pop(number, None)
 
     def _close_and_give(self, number: int, event: Input) -> None:
-        busy = isinstance(event, ListAnswer | WatchAnswer) and event.status == 429
+        busy = isinstance(event, ListAnswer | WatchAnswer) and event.retry_after_s is not None
         self.busy_in_a_row = self.busy_in_a_row + 1 if busy else 0
         self.most_busy_in_a_row = max(self.most_busy_in_a_row, self.busy_in_a_row)
         self._forget(number)

@@ -481,6 +481,17 @@ def test_very_short_watches_pause_and_do_not_list() -> None:
     assert only(AskWatch, driver.tick()).resource_version == "11"
 
 
+def test_a_gateway_that_answers_for_a_dead_apiserver_is_asked_again_soon_and_then_with_pauses() -> None:
+    driver = watching()
+    driver.end(CLEAN)
+    for _ in range(L.replacements_at_once - 1):
+        assert kinds(driver.head(503, b"upstream connect error")) == [Ended]
+        assert driver.stands(State.WATCH_REQUESTED)
+        driver.tick_until(AskWatch, L.hedge_ms)
+    driver.head(503, b"upstream connect error")
+    assert driver.stands(State.WAITING_TO_WATCH)
+
+
 @pytest.mark.parametrize("status", [401, 403, 500, 502, 503, 504])
 def test_refusals_that_say_nothing_of_the_version_are_no_reason_to_list(status: int) -> None:
     driver = watching()

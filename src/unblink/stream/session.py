@@ -391,7 +391,9 @@ class Session:
         """Behind a gateway another try may well meet another apiserver, so the first ones come soon."""
         liveness = self._liveness
         left = liveness is not None and self._attempts_made < liveness.replacements_at_once
-        return left and symbol not in (Symbol.BUSY, Symbol.REFUSED)
+        code = 0 if self._ending is None else self._ending.code or 0
+        gateway = code >= HTTPStatus.INTERNAL_SERVER_ERROR and self._retry_after_s is None
+        return left and (symbol not in (Symbol.BUSY, Symbol.REFUSED) or gateway)
 
     def _end_request(self, request: _Request, ending: Ending) -> None:
         self._ending = ending
