@@ -564,9 +564,9 @@ class Session:
             del self._requests[request.id]
             self._commands.append(Close(request.id))
 
-    def _close_but(self, kept: _Request | None, *, brings_again: bool = False) -> None:
+    def _close_but(self, kept: _Request | None) -> None:
         self._close(*(one for one in self._requests.values() if one is not kept))
-        self._progress.overlap(expected=brings_again)
+        self._progress.overlap(expected=False)
 
     def _note_proof(self, moment_ms: int, by: str) -> None:
         self.proof_ms, self.proof_by = max(moment_ms, self.proof_ms or 0), by
@@ -811,8 +811,7 @@ class Session:
                 self._commands.append(Ended(Ending(EndedBy.DEADLINE, "stale: replaced by another watch"), self.state))
             self._main = adopted
             self._commands.append(WatchStarted(adopted.version, adopted.timeout_s))
-        # Adopted for another proof than news, it may yet bring what others brought since it was asked for.
-        self._close_but(adopted, brings_again=not self._news and adopted is not old)
+        self._close_but(adopted)
         self._rest()
         if self._news:
             self._deliver()
