@@ -678,6 +678,24 @@ def test_a_plain_bookmark_among_initial_events_says_that_they_have_no_end() -> N
     assert only(AskList, driver.tick()).resource_version == "0"
 
 
+def test_initial_events_that_do_not_end_within_a_watchs_time_are_listed_instead() -> None:
+    driver = listing(bounded(8))
+    driver.head()
+    driver.chunk(frame("ADDED", 3))
+    driver.pass_ms(4000)
+    driver.end(CLEAN)
+    driver.tick_until(AskList, 2000)
+
+
+def test_initial_events_that_a_draining_server_cut_short_are_asked_for_again() -> None:
+    driver = listing(SYNCS)
+    driver.head()
+    driver.chunk(frame("ADDED", 3))
+    driver.pass_ms(2000)
+    driver.end(CLEAN)
+    assert driver.tick_until(AskWatch, 2000).send_initial_events
+
+
 def test_initial_events_that_fall_silent_are_listed_instead() -> None:
     driver = listing(SYNCS)
     driver.head()

@@ -412,11 +412,14 @@ class Session:
 
     def _note_clean_end(self, request: _Request, ending: Ending) -> None:
         request.frames.finish()
+        # To the second, as the server counts.
+        whole = self._now_ms() - (request.opened_ms or 0) >= (request.timeout_s - 1) * 1000
+        if whole and self.state is State.SYNCING and self._liveness is not None:
+            # The initial events have no end, or none within a watch's time.
+            self._watch_list = False
         if request.frames.error is not None:
             self._ending = Ending(ending.by, str(request.frames.error))
         elif not request.brought_news and self.state is State.REPLACING and self._target is not None:
-            # To the second, as the server counts.
-            whole = self._now_ms() - (request.opened_ms or 0) >= (request.timeout_s - 1) * 1000
             self._whole_watches_without_bookmark += whole
 
     def _list_symbol(self, answer: ListAnswer) -> Symbol:
