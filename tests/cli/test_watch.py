@@ -153,7 +153,7 @@ def test_changes_come_as_json_until_it_is_interrupted(running: Cluster) -> None:
 
 def test_a_dead_server_makes_it_stale_and_its_return_makes_it_fresh(tmp_path: Path) -> None:
     with cluster(tmp_path) as one:
-        watching = Watching(one, "pods", "-o", "name", "--max-staleness", "8")
+        watching = Watching(one, "pods", "-o", "name", "--max-staleness", "10")
         try:
             watching.until(lambda watching: any("fresh" in line for line in watching.errors))
             one.stop_apiserver()

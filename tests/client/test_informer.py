@@ -61,7 +61,7 @@ def test_a_handler_that_blocks_delays_neither_the_view_nor_its_proof_of_life(run
     stuck, go_on = threading.Event(), threading.Event()
 
     async def main() -> None:
-        pods = unblink.Informer("v1", "pods", namespace="lab", kubeconfig=running.kubeconfig, max_staleness=8)
+        pods = unblink.Informer("v1", "pods", namespace="lab", kubeconfig=running.kubeconfig, max_staleness=10)
 
         @pods.on_add
         def block(_new: unblink.Object) -> None:

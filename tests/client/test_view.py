@@ -75,7 +75,7 @@ def test_it_says_how_fresh_it_is(running: Cluster) -> None:
 
 def test_its_server_goes_and_comes_back(running: Cluster) -> None:
     async def main() -> None:
-        pods, changes = view(running, namespace="lab", max_staleness=8)
+        pods, changes = view(running, namespace="lab", max_staleness=10)
         async with pods:
             running.stop_apiserver()
             await until(lambda: "connection-lost" in pods.health().reason)

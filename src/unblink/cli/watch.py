@@ -66,7 +66,7 @@ class Request:
     "--max-staleness",
     "max_staleness_s",
     type=float,
-    default=90.0,
+    default=180.0,
     show_default=True,
     metavar="SECONDS",
     help="The bound: a watch that does not prove within it that it keeps up is replaced.",

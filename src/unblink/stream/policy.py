@@ -59,8 +59,9 @@ class Liveness:
     until one of them proves itself. Where none does for ``verify_ms``, a consistent list settles it. Initial events of
     a WatchList may pause for ``sync_ms``.
 
-    Where bookmarks turned out to need it, the probe goes out after ``prompt_ms`` already, for it makes the watch cache
-    of a resource that nobody writes move, so that there is something for the bookmark to say.
+    Where bookmarks turned out to need it, the probe goes out after ``prompt_ms`` already, though not more often than
+    each ``prompt_period_ms``: it makes the watch cache of a resource that nobody writes move, so that there is
+    something for the bookmark to say.
 
     A watch's timeoutSeconds is between ``timeout_min_s`` and ``timeout_max_s``, a replacement's is
     ``replacement_timeout_s``, and every watch's is ``short_timeout_s`` once the server turned out not to send bookmarks
@@ -70,6 +71,7 @@ class Liveness:
     max_staleness_ms: int
     silence_ms: int
     prompt_ms: int
+    prompt_period_ms: int
     probe_ms: int
     grace_ms: int
     hedge_ms: int
@@ -152,7 +154,8 @@ def bounded(max_staleness_s: float) -> WatchPolicy:
         liveness=Liveness(
             max_staleness_ms=bound_ms,
             silence_ms=bound_ms * (42 if long_watches else 45) // 100,
-            prompt_ms=bound_ms * 22 // 100,
+            prompt_ms=bound_ms // 10,
+            prompt_period_ms=bound_ms * 3 // 10,
             probe_ms=bound_ms * 5 // 100,
             grace_ms=bound_ms * 25 // 1000,
             hedge_ms=bound_ms * 25 // 1000,

@@ -143,6 +143,7 @@ class Session:
         self._whole_watches_without_bookmark = 0
         self._target: str | None = None
         self._target_asked_ms = 0
+        self._probed_ms = 0
         self._any_head_will_do = False
         self._attempts_made = 0
         self._pause_until_ms: int | None = None
@@ -558,7 +559,7 @@ class Session:
 
     def _silent_at_ms(self, liveness: Liveness, opened_ms: int) -> int:
         if self._bookmarks.need_prompting:
-            return max(self._heard_ms + liveness.prompt_ms, opened_ms)
+            return max(self._heard_ms + liveness.prompt_ms, self._probed_ms + liveness.prompt_period_ms, opened_ms)
         return max(self._heard_ms + liveness.silence_ms, opened_ms + SETTLE_MS)
 
     def _tick(self) -> None:
@@ -807,6 +808,7 @@ class Session:
         self._ask_for_version()
 
     def _ask_for_version(self) -> None:
+        self._probed_ms = self._now_ms()
         request = self._request("probe", self._liveness.probe_ms if self._liveness else None)
         request.version = self.resource_version
         self._commands.append(AskProbe(request.id))
@@ -855,10 +857,9 @@ class Session:
     def _adopt(self) -> None:
         adopted, old = self._held(self._subject), self._main
         if adopted is not old:
+            # Nothing was missed where a bookmark is all the news: it only came too late.
+            self._bookmarks.missed += bool(self._news) and all(one.type is FrameType.BOOKMARK for one in self._news)
             if old is not None:
-                # It was alive after all, and only said too little, where nothing but a bookmark was news.
-                only_bookmarks = bool(self._news) and all(one.type is FrameType.BOOKMARK for one in self._news)
-                self._bookmarks.missed += only_bookmarks
                 self._commands.append(Ended(Ending(EndedBy.DEADLINE, "stale: replaced by another watch"), self.state))
             self._main = adopted
             self._commands.append(WatchStarted(adopted.version, adopted.timeout_s))
