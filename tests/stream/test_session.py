@@ -20,7 +20,9 @@ from tests.stream.driver import (
     sync_end,
 )
 
+from unblink.lab.apiserver import protobuf as encoder
 from unblink.stream.endings import EndedBy, Ending
+from unblink.stream.frames import Framing
 from unblink.stream.messages import (
     AskList,
     AskWatch,
@@ -267,6 +269,33 @@ def test_an_event_that_is_held_already_is_not_delivered_again() -> None:
     assert driver.chunk(frame("MODIFIED", 11), frame("ADDED", 7)) == []
     assert driver.session.duplicates == 2
     assert driver.session.resource_version == "11"
+
+
+def test_each_piece_of_a_websocket_is_a_frame() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer()
+    watch = driver.last(AskWatch)
+    driver.give(WatchAnswer(watch, 200, framing=Framing.MESSAGES))
+    pieces = [frame("MODIFIED", version).rstrip() for version in (11, 12)]
+    delivered = only(Delivered, driver.give(Chunk(watch, *pieces)))
+    assert [one.raw for one in delivered.frames] == pieces
+    assert driver.session.resource_version == "12"
+
+
+def test_a_watch_of_protobuf_is_cut_anywhere() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer()
+    watch = driver.last(AskWatch)
+    driver.give(WatchAnswer(watch, 200, framing=Framing.PROTOBUF))
+    kind = {"kind": "ConfigMap", "apiVersion": "v1"}
+    things = [kind | {"metadata": {"name": "a", "resourceVersion": version}} for version in ("11", "12", "13")]
+    body = b"".join(encoder.watch_frame("MODIFIED", thing) for thing in things)
+    commands = driver.give(Chunk(watch, body[:3], body[3:90])) + driver.give(Chunk(watch, body[90:]))
+    frames = [one for command in commands if isinstance(command, Delivered) for one in command.frames]
+    assert [one.metadata.resource_version for one in frames] == ["11", "12", "13"]
+    assert kinds(driver.give(Chunk(watch, b"\xff" * 4))) == [Close, Ended]
 
 
 def test_stop_ends_it_for_good() -> None:
