@@ -208,6 +208,19 @@ def test_retry_after_is_kept_and_a_longer_pause_of_our_own_too() -> None:
     assert pause_ms(driver) == 1600
 
 
+BODY_ASKS_7_S = b'{"code":429,"details":{"retryAfterSeconds":7}}'
+
+
+def test_the_pause_that_a_body_asks_for_is_kept_in_an_answer_and_on_a_stream() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer(BODY_ASKS_7_S, 429)
+    assert pause_ms(driver) == 7000
+    driver = watching()
+    driver.chunk(b'{"type":"ERROR","object":' + BODY_ASKS_7_S + b"}\n")
+    assert pause_ms(driver) == 7000
+
+
 def test_an_absurd_retry_after_is_an_hour() -> None:
     driver = Driver(LISTS_FIRST)
     driver.start()
@@ -254,6 +267,18 @@ def test_a_watch_list_is_one_list_and_then_the_same_stream() -> None:
     assert json.loads(listed.items[0].raw)["object"]["metadata"]["name"] == "b"
     assert driver.session.resource_version == "10"
     assert kinds(driver.chunk(frame("MODIFIED", 11))) == [Delivered]
+
+
+def test_a_watch_list_from_an_unusable_version_is_asked_for_without_one_at_once_and_only_once() -> None:
+    driver = Driver(CLIENT_GO)
+    driver.start()
+    driver.head()
+    driver.chunk(sync_end())
+    driver.end(RESET)
+    (asked,) = driver.tick()
+    assert asked == AskWatch(2, "10", 300, True, fresh=True)
+    assert driver.head(410) == [AskWatch(3, "", 300, True, fresh=True)]
+    assert kinds(driver.head(410)) == [Ended, AskList]
 
 
 def test_events_behind_the_end_of_the_initial_ones_are_delivered_from_the_same_bytes() -> None:
