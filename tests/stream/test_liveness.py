@@ -196,6 +196,16 @@ def test_news_during_a_probe_are_proof_and_the_probe_is_dropped() -> None:
     assert kinds(commands[1:]) == [Delivered, Proven]
 
 
+@pytest.mark.parametrize("ending", [CLEAN, RESET, LOST])
+def test_a_watch_that_ends_while_it_is_probed_is_watched_again_and_the_probe_is_dropped(ending: Ending) -> None:
+    driver = probing()
+    probe = driver.last(AskProbe)
+    commands = driver.end(ending, of=driver.watches[0])
+    assert kinds(commands) == [Ended, Close, AskWatch]
+    assert only(Close, commands).id == probe
+    assert list(driver.asked) == [only(AskWatch, commands).id]
+
+
 def test_a_store_that_was_set_back_is_listed_anew() -> None:
     """A watch from a version to come is silent, and a probe that sees an older version does not prove it alive."""
     driver = probing()
@@ -416,6 +426,22 @@ def test_a_server_whose_quiet_watches_bring_no_bookmark_is_learned_by_one_list()
     driver.tick_until(AskWatch, L.grace_ms)
     assert Proven in kinds(driver.head())
     assert not any(isinstance(asked, AskList) for asked in driver.asked.values())
+
+
+def test_what_watches_taught_is_forgotten_with_the_list_that_they_led_to() -> None:
+    """One more watch without a bookmark is not the second one of a doubt that is over."""
+    driver = behind(bookmarks := Bookmarks())
+    whole_watches(driver, 1)
+    driver.tick_until(AskList, L.verify_ms)
+    driver.answer(page(20))
+    driver.head()
+    driver.tick_until(AskProbe, L.silence_ms)
+    driver.probe(30)
+    driver.tick_until(Stale, L.grace_ms)
+    whole_watches(driver, 1)
+    driver.tick_until(AskList, L.verify_ms)
+    driver.answer(page(30))
+    assert not bookmarks.never
 
 
 def test_a_bookmark_before_any_event_unlearns_it() -> None:
