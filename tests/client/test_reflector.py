@@ -219,7 +219,7 @@ def test_nobody_there_is_told_and_tried_again(tmp_path: Path) -> None:
 
 # With a bound of its own. The server says nothing any more, and no byte of it is needed.
 
-BOUNDED = bounded(8)
+BOUNDED = bounded(10)
 assert BOUNDED.liveness is not None
 QUICKLY = replace(
     BOUNDED,

@@ -116,7 +116,7 @@ def test_what_cannot_be_watched_is_said_at_once(running: Cluster, tmp_path: Path
     with pytest.raises(unblink.KubeconfigError, match=r"current-context|contexts"):
         asyncio.run(enter(view(nobody)[0]))
     for bound in (1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="max_staleness: expected at least 8 s"):
+        with pytest.raises(ValueError, match="max_staleness: expected at least 10 s"):
             view(running, max_staleness=bound)
     with pytest.raises(ValueError, match="expected"):
         view(running, label_selector="a in b")

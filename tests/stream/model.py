@@ -169,8 +169,8 @@ class World:
         self.requests = {"list": 0, "watch": 0, "probe": 0}
         self.commands: list[tuple[int, Command]] = []
         self.blind_ms = 0
-        self.busy_in_a_row = self.most_busy_in_a_row = 0
-        """Answers of 429 with no other between them: their pauses are kept, whatever the bound."""
+        self.pauses_in_a_row = self.most_pauses_in_a_row = 0
+        """Answers that ask for a pause, and watches that ended at once, with no other answer between them."""
         self.verified = False
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -357,9 +357,10 @@ class World:
         self.streams.pop(number, None)
 
     def _close_and_give(self, number: int, event: Input) -> None:
-        busy = isinstance(event, ListAnswer | WatchAnswer) and event.status == 429
-        self.busy_in_a_row = self.busy_in_a_row + 1 if busy else 0
-        self.most_busy_in_a_row = max(self.most_busy_in_a_row, self.busy_in_a_row)
+        asks = isinstance(event, ListAnswer | WatchAnswer) and event.retry_after_s is not None
+        pauses = asks or (isinstance(event, StreamEnded) and self._open[number].fault == "spin")
+        self.pauses_in_a_row = self.pauses_in_a_row + 1 if pauses else 0
+        self.most_pauses_in_a_row = max(self.most_pauses_in_a_row, self.pauses_in_a_row)
         self._forget(number)
         self.give(event)
 

@@ -5,7 +5,7 @@ from unblink.stream.bookmarks import Bookmarks
 
 
 def test_nothing_is_assumed() -> None:
-    assert Bookmarks() == Bookmarks(longest_gap_ms=None, late=False, never=False)
+    assert Bookmarks() == Bookmarks(longest_gap_ms=None, missed=0, never=False)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 100_000))))
@@ -17,8 +17,8 @@ def test_the_longest_gap_is_kept(gaps: list[int | None]) -> None:
 
 
 def test_only_a_bookmark_on_a_quiet_watch_says_that_they_come() -> None:
-    bookmarks = Bookmarks(never=True, late=True)
+    bookmarks = Bookmarks(never=True, missed=1)
     bookmarks.came(None, quiet=False)
-    assert bookmarks == Bookmarks(never=True, late=True)
+    assert bookmarks == Bookmarks(never=True, missed=1)
     bookmarks.came(None, quiet=True)
-    assert bookmarks == Bookmarks(never=False, late=True)
+    assert bookmarks == Bookmarks(never=False, missed=1)

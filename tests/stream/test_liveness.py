@@ -37,7 +37,7 @@ from unblink.stream.policy import Liveness, WatchPolicy, bounded
 from unblink.stream.session import EXPIRED_IN_A_ROW
 from unblink.stream.transitions import State
 
-BOUND_S = 100
+BOUND_S = 200
 POLICY = replace(bounded(BOUND_S), watch_list=False)
 SYNCS = bounded(BOUND_S)
 
@@ -90,7 +90,7 @@ def behind(bookmarks: Bookmarks | None = None) -> Driver:
     """The probe has seen version 20, the watch stays at 11, and the first replacement is asked for."""
     driver = probing(bookmarks=bookmarks)
     driver.probe(20)
-    driver.tick_until(Stale, L.grace_ms)
+    driver.tick_until(Stale, L.silence_ms + L.grace_ms)
     return driver
 
 
@@ -120,8 +120,40 @@ def test_news_put_the_probe_off(alive: bytes) -> None:
     driver = watching()
     driver.pass_ms(L.silence_ms - 1)
     driver.chunk(alive)
-    assert driver.session.staleness_ms == 0
     assert driver.pass_ms(L.silence_ms - 1) == []
+
+
+def test_an_event_proves_the_view_as_of_now_and_a_bookmark_as_of_the_news_before_it() -> None:
+    """A watch cache that stopped between two bookmarks still has something to say in the second."""
+    driver = watching()
+    driver.pass_ms(5000)
+    driver.chunk(bookmark(12))
+    assert driver.session.staleness_ms == 5000
+    driver.pass_ms(7000)
+    driver.chunk(bookmark(13))
+    assert driver.session.staleness_ms == 7000
+    driver.chunk(frame("MODIFIED", 14))
+    assert driver.session.staleness_ms == 0
+
+
+def test_what_a_watch_begins_with_may_be_from_long_ago() -> None:
+    driver = watching()
+    driver.pass_ms(5000)
+    driver.end(CLEAN)
+    driver.head()
+    driver.chunk(frame("MODIFIED", 12))
+    assert driver.session.staleness_ms == 5000
+    driver.chunk(frame("MODIFIED", 13))
+    assert driver.session.staleness_ms == 0
+
+
+def test_a_target_reached_proves_the_view_as_of_the_probe() -> None:
+    driver = probing()
+    driver.pass_ms(100)
+    driver.probe(20)
+    driver.pass_ms(50)
+    driver.chunk(bookmark(20))
+    assert driver.session.staleness_ms == 150
 
 
 @pytest.mark.parametrize("dead", [bookmark(11), frame("MODIFIED", 11), bookmark(10), b"", b"\n"])
@@ -177,7 +209,7 @@ def test_a_probe_that_fails_or_is_late_opens_a_replacement_at_once() -> None:
                 assert driver.pass_ms(L.probe_ms - 1) == []
                 commands = driver.tick()
                 assert Close in kinds(commands)
-                assert "no answer for 5 s" in only(Stale, commands).why
+                assert f"no answer for {L.probe_ms / 1000:g} s" in only(Stale, commands).why
             case "reset":
                 commands = driver.end(RESET, of=driver.last(AskProbe))
             case "unreachable":
@@ -372,11 +404,29 @@ def test_where_no_replacement_proves_itself_a_consistent_list_settles_it() -> No
 # Bookmarks
 
 
-def test_watches_are_short_once_bookmarks_turned_out_to_be_late() -> None:
+def test_where_a_living_watch_had_no_bookmark_in_time_the_next_one_is_prompted() -> None:
+    """The probe makes the watch cache move, in time for the bookmark that is due by itself."""
     driver = behind(bookmarks := Bookmarks())
     driver.head()
     driver.chunk(bookmark(20))
-    assert bookmarks.late
+    assert bookmarks.need_prompting
+    assert not bookmarks.are_rare
+    driver.pass_ms(1000)
+    driver.end(CLEAN)
+    driver.head()
+    driver.tick_until(AskProbe, L.prompt_ms)
+    driver.probe(30)
+    silent_ms = L.prompt_ms
+    assert driver.pass_ms(L.silence_ms - silent_ms + L.grace_ms - 1001) == [], "it has its time all the same"
+    assert kinds(driver.chunk(bookmark(30))) == [Delivered, Proven]
+
+
+def test_watches_are_short_once_even_that_does_not_help() -> None:
+    bookmarks = Bookmarks(missed=1)
+    driver = behind(bookmarks)
+    driver.head()
+    driver.chunk(bookmark(20))
+    assert bookmarks.are_rare
     driver.pass_ms(1000)
     driver.end(CLEAN)
     asked = driver.asked[driver.last(AskWatch)]
@@ -394,7 +444,7 @@ def test_an_event_that_a_dead_watch_did_not_bring_says_nothing_of_bookmarks() ->
     driver = behind(bookmarks := Bookmarks())
     driver.head()
     driver.chunk(frame("MODIFIED", 20))
-    assert not bookmarks.late
+    assert not bookmarks.missed
 
 
 def whole_watches(driver: Driver, count: int) -> None:
@@ -519,6 +569,17 @@ def test_very_short_watches_pause_and_do_not_list() -> None:
     assert driver.stands(State.WAITING_TO_WATCH)
     assert driver.session.deadline_ms == driver.clock.ms + 800
     assert only(AskWatch, driver.tick()).resource_version == "11"
+
+
+def test_a_gateway_that_answers_for_a_dead_apiserver_is_asked_again_soon_and_then_with_pauses() -> None:
+    driver = watching()
+    driver.end(CLEAN)
+    for _ in range(L.replacements_at_once - 1):
+        assert kinds(driver.head(503, b"upstream connect error")) == [Ended]
+        assert driver.stands(State.WATCH_REQUESTED)
+        driver.tick_until(AskWatch, L.hedge_ms)
+    driver.head(503, b"upstream connect error")
+    assert driver.stands(State.WAITING_TO_WATCH)
 
 
 @pytest.mark.parametrize("status", [401, 403, 500, 502, 503, 504])
@@ -718,6 +779,24 @@ def test_a_plain_bookmark_among_initial_events_says_that_they_have_no_end() -> N
     commands = driver.chunk(bookmark(12))
     assert "knows no WatchList" in only(Ended, commands).ending.detail
     assert only(AskList, driver.tick()).resource_version == "0"
+
+
+def test_initial_events_that_do_not_end_within_a_watchs_time_are_listed_instead() -> None:
+    driver = listing(bounded(10))
+    driver.head()
+    driver.chunk(frame("ADDED", 3))
+    driver.pass_ms(4000)
+    driver.end(CLEAN)
+    driver.tick_until(AskList, 2000)
+
+
+def test_initial_events_that_a_draining_server_cut_short_are_asked_for_again() -> None:
+    driver = listing(SYNCS)
+    driver.head()
+    driver.chunk(frame("ADDED", 3))
+    driver.pass_ms(2000)
+    driver.end(CLEAN)
+    assert driver.tick_until(AskWatch, 2000).send_initial_events
 
 
 def test_initial_events_that_fall_silent_are_listed_instead() -> None:

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -539,3 +540,27 @@ def test_whatever_breaks_the_view_becomes_the_clusters_and_no_event_is_lost_or_d
     assert simulation.driver.session.state is State.WATCHING
     assert simulation.view == simulation.cluster.objects
     assert simulation.driver.session.resource_version == str(simulation.cluster.version)
+
+
+def test_a_list_may_be_protobuf() -> None:
+    driver = Driver(replace(CLIENT_GO, watch_list=False))
+    driver.start()
+    # Unknown{raw: List{metadata: {resourceVersion: "7"}, items: [{metadata: {name: "a"}}]}}
+    name = b"\x0a\x03\x0a\x01a"
+    listed = b"\x0a\x03\x12\x017" + b"\x12" + bytes([len(name)]) + name
+    body = b"k8s\x00" + b"\x12" + bytes([len(listed)]) + listed
+    commands = driver.give(ListAnswer(driver.last(AskList), 200, body, framing=Framing.PROTOBUF))
+    found = only(Listed, commands)
+    assert found.resource_version == "7"
+    assert [item.metadata.name for item in found.items] == ["a"]
+
+
+def test_a_compressed_watch_that_is_cut_short_says_so() -> None:
+    driver = Driver(replace(CLIENT_GO, watch_list=False))
+    driver.start()
+    driver.answer()
+    driver.give(WatchAnswer(driver.last(AskWatch), 200, gzip=True))
+    whole = gzip.compress(frame("ADDED", 11) + frame("ADDED", 12))
+    driver.chunk(whole[:-8])
+    ended = only(Ended, driver.end(CLEAN))
+    assert "inside the gzip data" in ended.ending.detail

@@ -321,7 +321,7 @@ def test_chance_comes_to_every_pair_of_the_table(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Session, "_step", note)
     chance = random.Random(1)
     unwanted = {"start", "stop"}
-    patient = bounded(100)
+    patient = bounded(200)
     unlucky = Driver(BOUNDED_LISTS_FIRST)
     to_replacing(unlucky)
     unlucky.tick_until(AskList, 11_000)
