@@ -199,6 +199,16 @@ def test_a_watch_that_does_not_reach_it_is_stale_and_a_replacement_is_opened_bes
     assert len(driver.heads) == 1, "the old watch is still open"
 
 
+def test_a_stale_watch_says_why() -> None:
+    stale = only(Stale, [one for one in behind().all if isinstance(one, Stale)])
+    assert (stale.behind, stale.why) == (True, "it did not reach resourceVersion 20")
+    stale = only(Stale, [one for one in unknown().all if isinstance(one, Stale)])
+    assert (stale.behind, stale.why) == (False, "the probe failed")
+    driver = probing()
+    stale = driver.tick_until(Stale, L.probe_ms)
+    assert (stale.behind, stale.why) == (False, f"the probe had no answer for {L.probe_ms / 1000:g} s")
+
+
 def test_a_probe_that_fails_or_is_late_opens_a_replacement_at_once() -> None:
     for how in ("refused", "late", "reset", "unreachable", "garbage"):
         driver = probing()
