@@ -324,6 +324,25 @@ def test_what_several_watches_bring_is_delivered_once() -> None:
     assert driver.session.duplicates == 3
 
 
+def test_opaque_versions_are_delivered_once_and_any_news_of_one_are_adopted() -> None:
+    """They cannot be compared with what the probe saw, so there is nothing to wait for."""
+    driver = listing()
+    driver.answer(page("v10"))
+    driver.head()
+    driver.pass_ms(1000)
+    driver.chunk(frame("ADDED", "v11"))
+    driver.tick_until(AskProbe, L.silence_ms)
+    driver.probe("v20")
+    driver.tick_until(Stale, L.grace_ms + L.silence_ms)
+    old, new = driver.watches
+    driver.head(of=new)
+    assert driver.chunk(frame("ADDED", "v11"), of=new) == [], "held already"
+    commands = driver.chunk(frame("MODIFIED", "v12"), of=new)
+    assert only(Close, commands).id == old
+    assert [one.metadata.resource_version for one in only(Delivered, commands).frames] == ["v12"]
+    assert driver.watches == [new]
+
+
 def test_the_old_watch_may_prove_itself_after_all() -> None:
     driver = behind()
     old, new = driver.watches
@@ -381,10 +400,14 @@ def test_after_a_probe_that_sees_nothing_newer_any_head_will_do() -> None:
     driver.tick_until(AskProbe, L.hedge_ms)
     driver.probe(11)
     assert driver.stands(State.REPLACING), "there is no watch to go on with"
-    commands = driver.head()
+    asked = driver.tick_until(AskWatch, L.hedge_ms)
+    driver.pass_ms(20)
+    commands = driver.head(of=asked.id)
     assert kinds(commands)[0] is WatchStarted
-    assert Proven in kinds(commands)
+    assert only(Proven, commands).by == "watch opened anew"
     assert driver.stands(State.WATCHING)
+    assert driver.session.staleness_ms == 20, "as of the moment it was asked for"
+    assert driver.watches == [asked.id]
 
 
 def test_a_probe_that_sees_nothing_newer_ends_the_doubt_where_a_watch_is_open() -> None:
@@ -787,6 +810,8 @@ def test_a_plain_bookmark_among_initial_events_says_that_they_have_no_end() -> N
     driver.head()
     driver.chunk(frame("ADDED", 3))
     commands = driver.chunk(bookmark(12))
+    assert kinds(commands) == [Close, Ended]
+    assert driver.asked == {}
     assert "knows no WatchList" in only(Ended, commands).ending.detail
     assert only(AskList, driver.tick()).resource_version == "0"
 
