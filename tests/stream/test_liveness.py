@@ -341,6 +341,10 @@ def test_opaque_versions_are_delivered_once_and_any_news_of_one_are_adopted() ->
     assert only(Close, commands).id == old
     assert [one.metadata.resource_version for one in only(Delivered, commands).frames] == ["v12"]
     assert driver.watches == [new]
+    assert driver.session.proof_ms == 1000, "as of the news before: nobody knows whether v12 is as new as v20"
+    driver.pass_ms(50)
+    driver.chunk(frame("MODIFIED", "v13"))
+    assert driver.session.staleness_ms == 0
 
 
 def test_the_old_watch_may_prove_itself_after_all() -> None:
