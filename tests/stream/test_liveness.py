@@ -539,6 +539,24 @@ def test_a_bookmark_before_any_event_unlearns_it() -> None:
     assert not bookmarks.never
 
 
+@pytest.mark.parametrize("never", [True, False])
+def test_a_head_must_do_where_bookmarks_never_come_once_a_late_probe_sees_more(never: bool) -> None:
+    driver = probing(bookmarks=Bookmarks(never=never))
+    driver.probe(0, 503)
+    driver.tick_until(AskProbe, L.hedge_ms)
+    driver.probe(20)
+    assert (Proven in kinds(driver.head())) == never
+
+
+def test_the_gap_between_two_bookmarks_of_one_watch_is_learned() -> None:
+    driver = watching(bookmarks=(bookmarks := Bookmarks()))
+    driver.chunk(bookmark(12))
+    assert bookmarks.longest_gap_ms is None
+    driver.pass_ms(7000)
+    driver.chunk(bookmark(13))
+    assert bookmarks.longest_gap_ms == 7000
+
+
 def test_watches_that_end_at_once_teach_nothing_of_bookmarks() -> None:
     driver = behind(bookmarks := Bookmarks())
     for _ in range(2):
@@ -605,7 +623,8 @@ def test_very_short_watches_pause_and_do_not_list() -> None:
     assert kinds(driver.end(CLEAN)) == [Ended]
     assert driver.stands(State.WAITING_TO_WATCH)
     assert driver.session.deadline_ms == driver.clock.ms + 800
-    assert only(AskWatch, driver.tick()).resource_version == "11"
+    asked = only(AskWatch, driver.tick())
+    assert (asked.resource_version, asked.fresh) == ("11", True)
 
 
 def test_a_gateway_that_answers_for_a_dead_apiserver_is_asked_again_soon_and_then_with_pauses() -> None:

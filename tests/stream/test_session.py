@@ -79,6 +79,13 @@ def test_pages_are_one_list_and_the_watch_begins_at_its_version() -> None:
     assert driver.session.resource_version == "10"
 
 
+@pytest.mark.parametrize(("chance", "timeout_s"), [(0.0, 300), (0.5, 450), (0.999, 599)])
+def test_a_watch_lasts_between_five_and_ten_minutes_at_random(chance: float, timeout_s: int) -> None:
+    driver = Driver(LISTS_FIRST, lambda: chance)
+    driver.start()
+    assert only(AskWatch, driver.answer()).timeout_s == timeout_s
+
+
 def test_client_go_has_no_deadline_of_its_own() -> None:
     driver = Driver(LISTS_FIRST)
     driver.start()
