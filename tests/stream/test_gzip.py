@@ -45,6 +45,17 @@ def test_a_bomb_comes_in_steps_and_is_refused_at_the_limit(megabytes: int) -> No
         inflate(bomb, megabytes * STEP_BYTES - 1)
 
 
+def test_at_every_cut_all_comes_out_that_is_known_by_then() -> None:
+    """Also where the last byte of a piece stands for more than its step still holds."""
+    content = bytes(STEP_BYTES + 700)
+    packed = gzip.compress(content)
+    for cut in range(len(packed) - 30, len(packed) + 1):
+        known = zlib.decompressobj(31).decompress(packed[:cut])
+        gunzip = Gunzip()
+        assert len(plain(gunzip, [packed[:cut]])) == len(known)
+        assert len(known) + len(plain(gunzip, [packed[cut:]])) == len(content)
+
+
 def test_a_bomb_is_unpacked_no_further_than_it_is_taken() -> None:
     bomb = gzip.compress(bytes(50 * STEP_BYTES))
     tracemalloc.start()

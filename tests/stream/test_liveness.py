@@ -199,6 +199,16 @@ def test_a_watch_that_does_not_reach_it_is_stale_and_a_replacement_is_opened_bes
     assert len(driver.heads) == 1, "the old watch is still open"
 
 
+def test_a_stale_watch_says_why() -> None:
+    stale = only(Stale, [one for one in behind().all if isinstance(one, Stale)])
+    assert (stale.behind, stale.why) == (True, "it did not reach resourceVersion 20")
+    stale = only(Stale, [one for one in unknown().all if isinstance(one, Stale)])
+    assert (stale.behind, stale.why) == (False, "the probe failed")
+    driver = probing()
+    stale = driver.tick_until(Stale, L.probe_ms)
+    assert (stale.behind, stale.why) == (False, f"the probe had no answer for {L.probe_ms / 1000:g} s")
+
+
 def test_a_probe_that_fails_or_is_late_opens_a_replacement_at_once() -> None:
     for how in ("refused", "late", "reset", "unreachable", "garbage"):
         driver = probing()
@@ -226,6 +236,16 @@ def test_news_during_a_probe_are_proof_and_the_probe_is_dropped() -> None:
     commands = driver.chunk(frame("MODIFIED", 12))
     assert commands[0] == Close(probe)
     assert kinds(commands[1:]) == [Delivered, Proven]
+
+
+@pytest.mark.parametrize("ending", [CLEAN, RESET, LOST])
+def test_a_watch_that_ends_while_it_is_probed_is_watched_again_and_the_probe_is_dropped(ending: Ending) -> None:
+    driver = probing()
+    probe = driver.last(AskProbe)
+    commands = driver.end(ending, of=driver.watches[0])
+    assert kinds(commands) == [Ended, Close, AskWatch]
+    assert only(Close, commands).id == probe
+    assert list(driver.asked) == [only(AskWatch, commands).id]
 
 
 def test_a_store_that_was_set_back_is_listed_anew() -> None:
@@ -304,6 +324,29 @@ def test_what_several_watches_bring_is_delivered_once() -> None:
     assert driver.session.duplicates == 3
 
 
+def test_opaque_versions_are_delivered_once_and_any_news_of_one_are_adopted() -> None:
+    """They cannot be compared with what the probe saw, so there is nothing to wait for."""
+    driver = listing()
+    driver.answer(page("v10"))
+    driver.head()
+    driver.pass_ms(1000)
+    driver.chunk(frame("ADDED", "v11"))
+    driver.tick_until(AskProbe, L.silence_ms)
+    driver.probe("v20")
+    driver.tick_until(Stale, L.grace_ms + L.silence_ms)
+    old, new = driver.watches
+    driver.head(of=new)
+    assert driver.chunk(frame("ADDED", "v11"), of=new) == [], "held already"
+    commands = driver.chunk(frame("MODIFIED", "v12"), of=new)
+    assert only(Close, commands).id == old
+    assert [one.metadata.resource_version for one in only(Delivered, commands).frames] == ["v12"]
+    assert driver.watches == [new]
+    assert driver.session.proof_ms == 1000, "as of the news before: nobody knows whether v12 is as new as v20"
+    driver.pass_ms(50)
+    driver.chunk(frame("MODIFIED", "v13"))
+    assert driver.session.staleness_ms == 0
+
+
 def test_the_old_watch_may_prove_itself_after_all() -> None:
     driver = behind()
     old, new = driver.watches
@@ -361,10 +404,14 @@ def test_after_a_probe_that_sees_nothing_newer_any_head_will_do() -> None:
     driver.tick_until(AskProbe, L.hedge_ms)
     driver.probe(11)
     assert driver.stands(State.REPLACING), "there is no watch to go on with"
-    commands = driver.head()
+    asked = driver.tick_until(AskWatch, L.hedge_ms)
+    driver.pass_ms(20)
+    commands = driver.head(of=asked.id)
     assert kinds(commands)[0] is WatchStarted
-    assert Proven in kinds(commands)
+    assert only(Proven, commands).by == "watch opened anew"
     assert driver.stands(State.WATCHING)
+    assert driver.session.staleness_ms == 20, "as of the moment it was asked for"
+    assert driver.watches == [asked.id]
 
 
 def test_a_probe_that_sees_nothing_newer_ends_the_doubt_where_a_watch_is_open() -> None:
@@ -468,12 +515,46 @@ def test_a_server_whose_quiet_watches_bring_no_bookmark_is_learned_by_one_list()
     assert not any(isinstance(asked, AskList) for asked in driver.asked.values())
 
 
+def test_what_watches_taught_is_forgotten_with_the_list_that_they_led_to() -> None:
+    """One more watch without a bookmark is not the second one of a doubt that is over."""
+    driver = behind(bookmarks := Bookmarks())
+    whole_watches(driver, 1)
+    driver.tick_until(AskList, L.verify_ms)
+    driver.answer(page(20))
+    driver.head()
+    driver.tick_until(AskProbe, L.silence_ms)
+    driver.probe(30)
+    driver.tick_until(Stale, L.grace_ms)
+    whole_watches(driver, 1)
+    driver.tick_until(AskList, L.verify_ms)
+    driver.answer(page(30))
+    assert not bookmarks.never
+
+
 def test_a_bookmark_before_any_event_unlearns_it() -> None:
     driver = watching(bookmarks=(bookmarks := Bookmarks(never=True)))
     driver.end(CLEAN)
     driver.head()
     driver.chunk(bookmark(12))
     assert not bookmarks.never
+
+
+@pytest.mark.parametrize("never", [True, False])
+def test_a_head_must_do_where_bookmarks_never_come_once_a_late_probe_sees_more(never: bool) -> None:
+    driver = probing(bookmarks=Bookmarks(never=never))
+    driver.probe(0, 503)
+    driver.tick_until(AskProbe, L.hedge_ms)
+    driver.probe(20)
+    assert (Proven in kinds(driver.head())) == never
+
+
+def test_the_gap_between_two_bookmarks_of_one_watch_is_learned() -> None:
+    driver = watching(bookmarks=(bookmarks := Bookmarks()))
+    driver.chunk(bookmark(12))
+    assert bookmarks.longest_gap_ms is None
+    driver.pass_ms(7000)
+    driver.chunk(bookmark(13))
+    assert bookmarks.longest_gap_ms == 7000
 
 
 def test_watches_that_end_at_once_teach_nothing_of_bookmarks() -> None:
@@ -542,7 +623,8 @@ def test_very_short_watches_pause_and_do_not_list() -> None:
     assert kinds(driver.end(CLEAN)) == [Ended]
     assert driver.stands(State.WAITING_TO_WATCH)
     assert driver.session.deadline_ms == driver.clock.ms + 800
-    assert only(AskWatch, driver.tick()).resource_version == "11"
+    asked = only(AskWatch, driver.tick())
+    assert (asked.resource_version, asked.fresh) == ("11", True)
 
 
 def test_a_gateway_that_answers_for_a_dead_apiserver_is_asked_again_soon_and_then_with_pauses() -> None:
@@ -751,6 +833,8 @@ def test_a_plain_bookmark_among_initial_events_says_that_they_have_no_end() -> N
     driver.head()
     driver.chunk(frame("ADDED", 3))
     commands = driver.chunk(bookmark(12))
+    assert kinds(commands) == [Close, Ended]
+    assert driver.asked == {}
     assert "knows no WatchList" in only(Ended, commands).ending.detail
     assert only(AskList, driver.tick()).resource_version == "0"
 

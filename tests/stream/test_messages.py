@@ -31,3 +31,10 @@ def test_what_is_about_a_request_names_it_first() -> None:
     for one in (*INPUTS, *COMMANDS):
         names = [field.name for field in dataclasses.fields(one)]
         assert (names[:1] == ["id"]) == (one.__name__ not in about_none), one
+
+
+def test_a_chunk_is_made_of_its_pieces() -> None:
+    chunk = messages.Chunk(3, b"a", b"bc")
+    assert (chunk.id, chunk.pieces) == (3, (b"a", b"bc"))
+    assert chunk == messages.Chunk(3, b"a", b"bc") != messages.Chunk(3, b"ab", b"c")
+    assert messages.Chunk(3).pieces == ()

@@ -21,6 +21,7 @@ from tests.stream.driver import (
     sync_end,
 )
 
+from unblink.lab.apiserver import protobuf as encoder
 from unblink.stream.endings import EndedBy, Ending
 from unblink.stream.frames import Framing
 from unblink.stream.messages import (
@@ -76,6 +77,13 @@ def test_pages_are_one_list_and_the_watch_begins_at_its_version() -> None:
     assert (listed.resource_version, listed.reason) == ("10", "initial")
     assert asked == AskWatch(3, "10", 300, False)
     assert driver.session.resource_version == "10"
+
+
+@pytest.mark.parametrize(("chance", "timeout_s"), [(0.0, 300), (0.5, 450), (0.999, 599)])
+def test_a_watch_lasts_between_five_and_ten_minutes_at_random(chance: float, timeout_s: int) -> None:
+    driver = Driver(LISTS_FIRST, lambda: chance)
+    driver.start()
+    assert only(AskWatch, driver.answer()).timeout_s == timeout_s
 
 
 def test_client_go_has_no_deadline_of_its_own() -> None:
@@ -208,6 +216,19 @@ def test_retry_after_is_kept_and_a_longer_pause_of_our_own_too() -> None:
     assert pause_ms(driver) == 1600
 
 
+BODY_ASKS_7_S = b'{"code":429,"details":{"retryAfterSeconds":7}}'
+
+
+def test_the_pause_that_a_body_asks_for_is_kept_in_an_answer_and_on_a_stream() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer(BODY_ASKS_7_S, 429)
+    assert pause_ms(driver) == 7000
+    driver = watching()
+    driver.chunk(b'{"type":"ERROR","object":' + BODY_ASKS_7_S + b"}\n")
+    assert pause_ms(driver) == 7000
+
+
 def test_an_absurd_retry_after_is_an_hour() -> None:
     driver = Driver(LISTS_FIRST)
     driver.start()
@@ -256,6 +277,18 @@ def test_a_watch_list_is_one_list_and_then_the_same_stream() -> None:
     assert kinds(driver.chunk(frame("MODIFIED", 11))) == [Delivered]
 
 
+def test_a_watch_list_from_an_unusable_version_is_asked_for_without_one_at_once_and_only_once() -> None:
+    driver = Driver(CLIENT_GO)
+    driver.start()
+    driver.head()
+    driver.chunk(sync_end())
+    driver.end(RESET)
+    (asked,) = driver.tick()
+    assert asked == AskWatch(2, "10", 300, True, fresh=True)
+    assert driver.head(410) == [AskWatch(3, "", 300, True, fresh=True)]
+    assert kinds(driver.head(410)) == [Ended, AskList]
+
+
 def test_events_behind_the_end_of_the_initial_ones_are_delivered_from_the_same_bytes() -> None:
     driver = Driver(CLIENT_GO)
     driver.start()
@@ -269,6 +302,33 @@ def test_an_event_that_is_held_already_is_not_delivered_again() -> None:
     assert driver.chunk(frame("MODIFIED", 11), frame("ADDED", 7)) == []
     assert driver.session.duplicates == 2
     assert driver.session.resource_version == "11"
+
+
+def test_each_piece_of_a_websocket_is_a_frame() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer()
+    watch = driver.last(AskWatch)
+    driver.give(WatchAnswer(watch, 200, framing=Framing.MESSAGES))
+    pieces = [frame("MODIFIED", version).rstrip() for version in (11, 12)]
+    delivered = only(Delivered, driver.give(Chunk(watch, *pieces)))
+    assert [one.raw for one in delivered.frames] == pieces
+    assert driver.session.resource_version == "12"
+
+
+def test_a_watch_of_protobuf_is_cut_anywhere() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer()
+    watch = driver.last(AskWatch)
+    driver.give(WatchAnswer(watch, 200, framing=Framing.PROTOBUF))
+    kind = {"kind": "ConfigMap", "apiVersion": "v1"}
+    things = [kind | {"metadata": {"name": "a", "resourceVersion": version}} for version in ("11", "12", "13")]
+    body = b"".join(encoder.watch_frame("MODIFIED", thing) for thing in things)
+    commands = driver.give(Chunk(watch, body[:3], body[3:90])) + driver.give(Chunk(watch, body[90:]))
+    frames = [one for command in commands if isinstance(command, Delivered) for one in command.frames]
+    assert [one.metadata.resource_version for one in frames] == ["11", "12", "13"]
+    assert kinds(driver.give(Chunk(watch, b"\xff" * 4))) == [Close, Ended]
 
 
 def test_stop_ends_it_for_good() -> None:

@@ -345,7 +345,7 @@ class Session:
         if self._target is not None and number(version) is not None and not reached(version, self._target):
             self._step(Symbol.NEWS)
             return
-        if self._target is not None:
+        if self._target is not None and reached(version, self._target):
             as_of_ms = max(as_of_ms, self._target_asked_ms)
         self._note_proof(as_of_ms, "bookmark" if news[-1].type is FrameType.BOOKMARK else "event")
         self._step(Symbol.PROGRESS)

@@ -27,7 +27,7 @@ def test_a_wrong_resource_is_fatal(resource: str) -> None:
 def test_a_doubt_is_said_from_its_beginning_to_its_end(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     said = informer.Said()
     assert said.watch_since_s is None
-    for command in (Doubted(6500), Stale(7000, "the probe is ahead"), WatchStarted("7", 3), Proven("a bookmark")):
+    for command in (Doubted(6500), Stale(7000, True, "the probe is ahead"), WatchStarted("7", 3), Proven("a bookmark")):
         said.take(command)
     lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert [{**line, "t": 0} for line in lines] == [

@@ -23,7 +23,7 @@ class Said:
                 self.watch_since_s = monotonic_s()
             case Doubted(silent_ms):
                 emit("doubted", silent_s=silent_ms / 1000)
-            case Stale(silent_ms, why):
+            case Stale(silent_ms=silent_ms, why=why):
                 emit("stale", silent_s=silent_ms / 1000, why=why)
             case Proven(by):
                 emit("proven", by=by)
