@@ -178,6 +178,16 @@ def test_a_read_that_cannot_be_shortened_is_not_begun_past_the_bound() -> None:
     assert bench.guard.idle(unable_ms=silence_ms) == AskProbe()
 
 
+def test_a_wait_that_is_said_beforehand_counts_from_the_proof() -> None:
+    bench = Bench().watching()
+    bench.after(3000).received([frame("BOOKMARK", "101")])
+    bench.after(2000).ended()
+    spent = bench.guard.timers
+    assert bench.guard.first_patience_ms() == spent.silence_ms - 2000
+    bench.now_ms += spent.silence_ms
+    assert bench.guard.first_patience_ms() == spent.grace_ms
+
+
 def test_a_read_always_has_a_moment_for_what_has_arrived_already() -> None:
     bench = Bench().watching()
     assert bench.after(60_000).patience_ms() == 50

@@ -348,6 +348,13 @@ class Guard:
         """How long the next read may wait."""
         return max(self._until_ms() - self._now_ms(), SHORTEST_READ_MS)
 
+    def first_patience_ms(self) -> int:
+        """How long reads of the watch that is asked for may wait, for a client that has to say so beforehand."""
+        left_ms = self.timers.silence_ms - self.proof_age_ms
+        if self._target is not None or left_ms <= 0:
+            return self.timers.grace_ms
+        return max(min(left_ms, self._timeout_s * 1000 + self.timers.body_margin_ms), SHORTEST_READ_MS)
+
     def _until_ms(self) -> int:
         until = min(self._proof_ms + self.timers.silence_ms, self._stay_until_ms())
         return until if self._grace_until_ms is None else min(self._grace_until_ms, self._stay_until_ms())

@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.client.guard.cluster import Cluster
 
-MAX_STALENESS_S = 2.0
-SLACK_S = 0.4  # for the threads of a machine of two cores; the guard's own arithmetic is tested on virtual time
+MAX_STALENESS_S = 3.0
+SLACK_S = 1.0  # for a machine that does other things meanwhile; the bound's arithmetic is tested on virtual time
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Client(Protocol):
         """Whether the user has had enough."""
 
     def watch(self, command: AskWatch, timers: Timers, wait_s: float) -> Stream:
-        """Open the watch; the client's own exceptions where that fails. ``wait_s`` is for its first read."""
+        """Open the watch; the client's own exceptions where that fails. ``wait_s`` is for reads that need it now."""
 
     def page(self, limit: int, continue_token: str, wait_s: float, *, fresh: bool) -> bytes:
         """One page of a consistent list; the client's own exceptions where that fails."""
@@ -118,7 +118,7 @@ class _Run:
                 return guard.resumed()
             case AskWatch():
                 try:
-                    stream = client.watch(command, guard.timers, guard.patience_ms() / 1000)
+                    stream = client.watch(command, guard.timers, guard.first_patience_ms() / 1000)
                 except Exception as error:
                     return guard.failed(self._trouble(error))
                 self.close()

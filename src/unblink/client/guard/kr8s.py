@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from unblink.client.guard import pools
 from unblink.client.guard.awaiting import follow
 from unblink.client.guard.failures import PAGE_LIMIT, new_guard, refusal, told
 from unblink.stream.frames import Frame, FrameType, Lines
@@ -136,17 +137,22 @@ class _Kr8s:
         self._api = api
         self._kind = kind
         self._asked = asked
-        self._sessions: list[Any] = []
-        self._own = self._renewed()
+        self._first = copy.copy(api)
+        self._first._session = None
+        self._own = self._first
+        self._old: list[Any] = []
         self._refused = import_module("kr8s").ServerError
         self._late = import_module("kr8s").APITimeoutError
         self._library = import_module("httpx")
 
     def _renewed(self) -> Any:
-        """A copy of the user's api, with the same credentials and connections that nothing has used before."""
-        own = copy.copy(self._api)
-        own._session = None
-        self._sessions.append(own)
+        """A copy of the first api, with the same credentials and connections that nothing has used before.
+
+        A new session of kr8s's would read the certificates again, within the deadline of what is to be asked.
+        """
+        own = copy.copy(self._first)
+        if own._session is not None:
+            own._session, _ = pools.own(own._session)
         return own
 
     @contextlib.asynccontextmanager
@@ -157,7 +163,10 @@ class _Kr8s:
             yield response
 
     async def watch(self, command: AskWatch) -> "_Stream":
-        own = self._renewed() if command.fresh else self._own
+        own = self._own
+        if command.fresh:
+            own = self._renewed()
+            self._old.append(own)
         params = {
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(command.timeout_s),
@@ -166,20 +175,25 @@ class _Kr8s:
         context = self._get(own, params, watch=True)
         response = await context.__aenter__()
         self._own = own
-        await self._close(but=own)
+        await self._close_old(but=own)
         return _Stream(context, response)
 
     async def page(self, limit: int, continue_token: str, *, fresh: bool) -> bytes:
         own = self._renewed() if fresh else self._own
         params = {"limit": str(limit)} | ({"continue": continue_token} if continue_token else {})
-        async with self._get(own, params, watch=False) as response:
-            return bytes(response.content)
+        try:
+            async with self._get(own, params, watch=False) as response:
+                return bytes(response.content)
+        finally:
+            if fresh and own._session is not None:
+                await own._session.aclose()
 
-    async def _close(self, but: Any = None) -> None:
-        for own in self._sessions:
+    async def _close_old(self, but: Any = None) -> None:
+        """Close the sessions of the watches before ``but``."""
+        for own in self._old:
             if own is not but and own._session is not None:
                 await own._session.aclose()
-        self._sessions = [but] if but is not None else []
+        self._old = [but] if but in self._old else []
 
     def event(self, frame: Frame) -> Any:
         if frame.type is FrameType.BOOKMARK:
@@ -206,7 +220,9 @@ class _Kr8s:
         return refused
 
     async def close(self) -> None:
-        await self._close()
+        await self._close_old()
+        if self._first._session is not None:
+            await self._first._session.aclose()
 
 
 class _Stream:
