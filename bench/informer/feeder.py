@@ -121,14 +121,11 @@ class Server:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._go = threading.Event()
-        self.began_unix_s = 0.0
         self._list = feed.list() if feed.pods <= _LISTED_PODS else b""
         contents = feed.json + (feed.protobuf or [])
-        self._initial = {content: chunked(feed.initial(content)) for content in contents}
         self._changes = {content: chunked(feed.changed(content)) for content in contents} if feed.changes else {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = int(self._listener.getsockname()[1])
-        self.watches = 0
 
     def start(self) -> None:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -138,9 +135,9 @@ class Server:
 
     def go(self) -> float:
         """Send the changes; when that began, in seconds since the epoch."""
-        self.began_unix_s = time.time()
+        began_unix_s = time.time()
         self._go.set()
-        return self.began_unix_s
+        return began_unix_s
 
     def _accept(self) -> None:
         while True:
@@ -172,8 +169,7 @@ class Server:
     def _watch(self, connection: socket.socket, content: Templates, *, initial: bool) -> None:
         kind = content.content_type.encode()
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
-        self.watches += 1
-        for block in self._initial[content] if initial else ():
+        for block in chunked(self._feed.initial(content)) if initial else ():
             connection.sendall(block)
         self._go.wait()
         for block in self._changes.get(content, ()):

@@ -13,6 +13,8 @@ from bench.informer.run import ROOT, Client
 ENVIRONMENTS = ROOT / "bench" / ".envs"
 GO = ROOT / "peers" / "bench-informer"
 INSTALL_TIMEOUT_S = 600
+SLOW_SHARE = 8
+"""The Python peers take a millisecond and more for an event; all events would keep the run for ten minutes."""
 
 CLIENT_GO_JSON = "client-go typed, JSON"
 CLIENT_GO_PROTOBUF = "client-go typed, protobuf"
@@ -84,7 +86,7 @@ def python_peers() -> tuple[list[Client], list[LeftOut]]:
         except _Failed as failure:
             left_out.append(LeftOut(name, f"{requirement} cannot be installed: {failure}"))
         else:
-            made.append(Client(name, (str(python), "-m", f"bench.informer.clients.{module}")))
+            made.append(Client(name, (str(python), "-m", f"bench.informer.clients.{module}"), share=SLOW_SHARE))
     return made, left_out
 
 

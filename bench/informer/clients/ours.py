@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -70,8 +71,11 @@ async def decode_all(config: Path, last: str) -> None:
 async def hold(config: Path, informers: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
         views = [unblink.Informer("v1", "pods", kubeconfig=config) for _ in range(informers)]
+        began_s = time.monotonic()
         await asyncio.gather(*(stack.enter_async_context(view) for view in views))
+        took_s = time.monotonic() - began_s
         said.synced()
+        print(took_s, sum(len(view) for view in views), flush=True)
         await asyncio.Event().wait()
 
 
