@@ -1,7 +1,6 @@
 """One measurement: a feeder and a client, each a process of its own, and what the client saw is checked."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -116,7 +115,7 @@ def many(command: tuple[str, ...], informers: int, count: int) -> Many:
         took_s, held = running.line(name).split()
         if int(held) != informers * count:
             raise Wrong(f"{name} hold {held} pods, expected {informers * count}")
-        connections = sum(os.readlink(fd).startswith("socket:") for fd in _fds(running.child.pid))
+        connections = sum(str(fd.readlink()).startswith("socket:") for fd in _fds(running.child.pid))
         return Many(informers, float(took_s), resident_bytes(running.child.pid), connections)
 
 

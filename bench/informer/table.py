@@ -82,8 +82,10 @@ def targets(figures: Figures) -> list[Target]:
     )
     made = [Target(f"{name}: events/s of {to}", figures.ratio(name, to), wanted) for name, to, wanted in faster]
     if figures.cached_pods:
-        for to in (peers.CLIENT_GO_JSON, peers.CLIENT_GO_PROTOBUF):
-            made.append(Target(f"{peers.OURS}: memory per pod of {to}", figures.memory_ratio(to), 0.5, most=True))
+        made += [
+            Target(f"{peers.OURS}: memory per pod of {to}", figures.memory_ratio(to), 0.5, most=True)
+            for to in (peers.CLIENT_GO_JSON, peers.CLIENT_GO_PROTOBUF)
+        ]
         made.append(Target(f"{peers.OURS}: pods in one cache", figures.cached_pods, 100_000))
     if figures.many:
         made.append(Target(f"{peers.OURS}: informers in one process", figures.many.informers, 500))

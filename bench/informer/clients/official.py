@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from typing import Any
+from typing import Any, cast
 
 from kubernetes import client
 from kubernetes.informer import MODIFIED, SharedInformer
@@ -15,7 +15,7 @@ def main(server: str, last: str) -> None:
     calls = 0
     configuration = client.Configuration(host=server)
     api = client.CoreV1Api(client.ApiClient(configuration))
-    informer = SharedInformer(list_func=api.list_pod_for_all_namespaces)
+    informer = cast(Any, SharedInformer)(list_func=api.list_pod_for_all_namespaces)
 
     def updated(*objects: Any) -> None:
         nonlocal calls
