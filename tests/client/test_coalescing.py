@@ -257,6 +257,27 @@ def test_a_late_handler_waits_for_the_key_that_is_handled_now(failed: bool) -> N
     assert desk.turn() == ["update a1 a2", "add a2"][0 if failed else 1 :]
 
 
+def test_a_key_that_is_ready_twice_is_not_given_out_twice() -> None:
+    desk = Desk()
+    desk.put("a1 a2")
+    assert desk.keys.owe(another, "k", thing("a2"))
+    turn = desk.take()
+    assert told(turn.calls) == ["add a2", "update a1 a2"]
+    desk.put("a2 a3")
+    assert desk.keys.take() is None
+    desk.keys.done(turn)
+    assert desk.turn() == ["update a2 a3"]
+
+
+def test_a_late_handler_that_failed_alone_does_not_hide_updates_from_the_others() -> None:
+    desk = Desk()
+    desk.keys.owe(another, "k", thing("a1"))
+    desk.turn(0)
+    desk.put("a1 a2")
+    desk.later()
+    assert desk.turn() == ["add a2", "update a1 a2"]
+
+
 def test_a_late_handler_is_told_once_of_what_is_still_to_be_told() -> None:
     desk = Desk(Handlers([handler, another]))
     desk.put("- a1")
@@ -267,15 +288,12 @@ def test_a_late_handler_is_told_once_of_what_is_still_to_be_told() -> None:
 
 # Any interleaving
 
-KEYS = ("k", "l", "m")
+KEYS = ("k", "l")
 STEPS = st.one_of(
-    st.tuples(st.just("change"), st.sampled_from(KEYS)),
-    st.tuples(st.just("remove"), st.sampled_from(KEYS)),
-    st.tuples(st.just("recreate"), st.sampled_from(KEYS)),
-    st.tuples(st.just("take"), st.just("")),
-    st.tuples(st.just("succeed"), st.sampled_from(KEYS)),
-    st.tuples(st.just("fail"), st.sampled_from(KEYS)),
-    st.tuples(st.just("time"), st.just("")),
+    st.tuples(st.sampled_from(["change", "remove", "recreate"]), st.sampled_from(KEYS)),
+    st.tuples(st.just("take")),
+    st.tuples(st.sampled_from(["finish", "handle"]), st.integers(0, 15)),  # which calls fail
+    st.tuples(st.just("wait"), st.sampled_from([0.001, 2000.0])),
 )
 
 
@@ -295,15 +313,16 @@ class Listener:
     def on_delete(self, old: Thing) -> None: ...
 
     def called(self, key: str, kind: Kind, old: Any, new: Any, *, alone: bool) -> None:
-        """Check one call against what this listener knows."""
+        """Check one call against what this listener knows.
+
+        Of several listeners one may fail to take an object that the others have: it is told of updates all the same,
+        for it is not known which handlers belong together.
+        """
         held, tried = self.held.get(key), self.tried.get(key)
-        if kind == "add":
-            assert held is None
-        elif kind == "update" and alone:
-            assert old == held
+        if kind == "update":
             assert old.metadata == new.metadata
-        elif kind == "delete" and alone:
-            assert old in (held, tried)
+        if alone:
+            assert {"add": held is None, "update": old == held, "delete": old in (held, tried)}[kind]
         if new is not None:
             self.tried[key] = new
 
@@ -331,25 +350,29 @@ class World:
         self.versions = 0
         self.running: dict[str, Turn] = {}
 
-    def step(self, what: str, key: str, random: Any) -> None:
+    def step(self, step: tuple[Any, ...]) -> None:
         self.versions += 1
-        old = self.there.get(key)
-        if what == "change" or (what == "recreate" and old is None):
-            uid = old.metadata.uid if old else f"u{self.versions}-"
-            self._put(key, old, Thing(Metadata(uid), self.versions))
-        elif what == "recreate":
-            self._put(key, old, Thing(Metadata(f"u{self.versions}-"), self.versions))
-        elif what == "remove" and old is not None:
-            self._put(key, old, None)
-        elif what == "take":
-            self.take()
-        elif what == "time":
-            self.clock.now_s += random.choice([0.001, 0.01, 1, 2000])
-        elif what in ("succeed", "fail") and key in self.running:
-            self.finish(key, [call for call in self.running[key].calls if what == "fail" and random.random() < 0.6])
+        match step:
+            case ("take",):
+                self.take()
+            case "wait", seconds:
+                self.clock.now_s += seconds
+            case ("finish" | "handle") as how, failed:
+                if how == "handle":
+                    self.take()
+                for key in list(self.running)[:1]:
+                    calls = self.running[key].calls
+                    self.finish(key, [call for at, call in enumerate(calls) if failed >> at & 1])
+            case "remove", key:
+                if key in self.there:
+                    self._put(key, None)
+            case what, key:
+                old = self.there.get(key)
+                uid = old.metadata.uid if old and what == "change" else f"u{self.versions}-"
+                self._put(key, Thing(Metadata(uid), self.versions))
 
-    def _put(self, key: str, old: Thing | None, new: Thing | None) -> None:
-        self.keys.put(key, old, new)
+    def _put(self, key: str, new: Thing | None) -> None:
+        self.keys.put(key, self.there.get(key), new)
         if new is None:
             del self.there[key]
         else:
@@ -384,14 +407,12 @@ class World:
             self.clock.now_s = max([self.clock.now_s, *self.keys.waiting.values()])
 
 
-@settings(max_examples=400)
-@given(st.integers(1, 3), st.lists(STEPS, max_size=60), st.randoms(use_true_random=False))
-def test_handlers_see_a_chain_that_ends_in_the_last_state(
-    listeners: int, steps: list[tuple[str, str]], random: Any
-) -> None:
+@settings(max_examples=1000)
+@given(st.sampled_from([1, 1, 2, 3]), st.lists(STEPS, min_size=8, max_size=30))
+def test_handlers_see_a_chain_that_ends_in_the_last_state(listeners: int, steps: list[tuple[Any, ...]]) -> None:
     world = World(listeners)
-    for what, key in steps:
-        world.step(what, key, random)
+    for step in steps:
+        world.step(step)
         assert world.keys.depth >= len(world.running)
     world.settle()
     for listener in world.listeners:

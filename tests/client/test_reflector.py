@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -8,10 +9,11 @@ import pytest
 from tests.loopback import Exchange, Loopback, serve
 
 from unblink.client.kubeconfig import load
+from unblink.client.pool import Pool
 from unblink.client.reflector import Reflector, Watched
 from unblink.stream.endings import EndedBy
-from unblink.stream.policy import CLIENT_GO, WatchPolicy
-from unblink.stream.session import Command, Delivered, Ended, Listed, Stopped, WatchStarted
+from unblink.stream.messages import Command, Delivered, Ended, Listed, Proven, Stale, Stopped, WatchStarted
+from unblink.stream.policy import CLIENT_GO, WatchPolicy, bounded
 
 QUICK = replace(CLIENT_GO, watch_list=False, backoff=replace(CLIENT_GO.backoff, base_ms=1, limit_ms=2))
 
@@ -33,6 +35,25 @@ def test_resources_are_spelled_as_for_kubectl(watched: Watched, path: str) -> No
 def test_a_resource_that_is_none(resource: str) -> None:
     with pytest.raises(ValueError, match=r"expected RESOURCE or RESOURCE\.VERSION\.GROUP"):
         _ = Watched(resource).path
+
+
+@pytest.mark.parametrize(
+    ("api_version", "resource", "path"),
+    [
+        ("v1", "pods", "/api/v1/namespaces/lab/pods"),
+        ("apps/v1", "deployments", "/apis/apps/v1/namespaces/lab/deployments"),
+    ],
+)
+def test_or_as_in_a_manifest(api_version: str, resource: str, path: str) -> None:
+    assert Watched.of(api_version, resource, "lab").path == path
+
+
+@pytest.mark.parametrize(
+    ("api_version", "resource"), [("", "pods"), ("apps/", "pods"), ("a/b/v1", "pods"), ("v1", ""), ("v1", "pods.v1")]
+)
+def test_what_is_neither(api_version: str, resource: str) -> None:
+    with pytest.raises(ValueError, match="expected a pair such as"):
+        Watched.of(api_version, resource)
 
 
 def test_a_url_leaves_out_what_is_unset_and_quotes_the_rest() -> None:
@@ -65,13 +86,17 @@ def reflect(
             if sum(isinstance(one, Ended) for one in commands) >= endings:
                 enough.set()
 
-        reflector = Reflector(load(server.kubeconfig(folder)), Watched("configmaps", "lab"), policy, observe)
+        pool = Pool(load(server.kubeconfig(folder)))
+        reflector = Reflector(pool, Watched("configmaps", "lab"), policy, observe)
         running = asyncio.ensure_future(reflector.run())
-        async with asyncio.timeout(10):
-            await asyncio.wait((running, asyncio.ensure_future(enough.wait())), return_when=asyncio.FIRST_COMPLETED)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.wait((running, asyncio.ensure_future(enough.wait())), return_when=asyncio.FIRST_COMPLETED)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        finally:
+            await pool.close()
 
     with serve(handler) as server:
         asyncio.run(run(server))
@@ -97,7 +122,12 @@ def test_pages_then_a_watch_resumed_after_a_clean_end_and_relisted_after_a_reset
     assert [command.resource_version for command in commands if isinstance(command, WatchStarted)][:2] == ["10", "11"]
     ended = [command.ending.by for command in commands if isinstance(command, Ended)]
     assert ended[:2] == [EndedBy.SERVER_CLOSED, EndedBy.STREAM_RESET]
-    delivered = [command.frame.metadata.resource_version for command in commands if isinstance(command, Delivered)]
+    delivered = [
+        frame.metadata.resource_version
+        for command in commands
+        if isinstance(command, Delivered)
+        for frame in command.frames
+    ]
     assert delivered[:2] == ["11", "12"]
     queries = [dict(exchange.query) for exchange in server.exchanges]
     assert queries[0] == {"resourceVersion": "0", "limit": "500"}
@@ -175,7 +205,7 @@ def test_nobody_there_is_told_and_tried_again(tmp_path: Path) -> None:
     seen: list[Command] = []
 
     async def run() -> None:
-        reflector = Reflector(access, Watched("pods"), QUICK, seen.append)
+        reflector = Reflector(Pool(access), Watched("pods"), QUICK, seen.append)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await reflector.run()
@@ -185,3 +215,137 @@ def test_nobody_there_is_told_and_tried_again(tmp_path: Path) -> None:
     assert len(endings) > 2
     assert {ending.by for ending in endings} == {EndedBy.CONNECTION_LOST}
     assert "Connection refused" in endings[0].detail
+
+
+# With a bound of its own. The server says nothing any more, and no byte of it is needed.
+
+BOUNDED = bounded(10)
+assert BOUNDED.liveness is not None
+QUICKLY = replace(
+    BOUNDED,
+    watch_list=False,
+    liveness=replace(
+        BOUNDED.liveness, silence_ms=300, probe_ms=200, grace_ms=50, hedge_ms=100, head_ms=400, page_ms=400
+    ),
+)
+
+
+def test_a_silent_watch_is_probed_and_replaced_on_another_connection_before_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unblink.stream.session.SETTLE_MS", 0)
+    old: list[Exchange] = []
+
+    async def handler(exchange: Exchange) -> None:
+        if "watch" not in exchange.query:
+            return exchange.respond(body=page(11 if exchange.query["limit"] == "1" else 10))
+        exchange.respond()
+        if not old:
+            old.append(exchange)
+            return await exchange.until_closed()
+        exchange.data(event("MODIFIED", 11) if len(server_watches) == 1 else b"")
+        server_watches.append(exchange)
+        return await exchange.until_closed()
+
+    server_watches: list[Exchange] = [None]  # type: ignore[list-item]  # its length tells the first replacement
+    seen: list[Command] = []
+
+    async def run(server: Loopback) -> None:
+        pool = Pool(load(server.kubeconfig(tmp_path)))
+        done = asyncio.Event()
+
+        def observe(command: Command) -> None:
+            seen.append(command)
+            if isinstance(command, Proven):
+                done.set()
+
+        running = asyncio.ensure_future(Reflector(pool, Watched("pods"), QUICKLY, observe).run())
+        async with asyncio.timeout(10):
+            await done.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await pool.close()
+
+    with serve(handler) as server:
+        asyncio.run(run(server))
+        watches = [exchange for exchange in server.exchanges if "watch" in exchange.query]
+        probes = [exchange for exchange in server.exchanges if exchange.query.get("limit") == "1"]
+    kinds = [type(command).__name__ for command in seen]
+    assert kinds.index("Doubted") < kinds.index("Stale") < kinds.index("Proven")
+    assert any(isinstance(command, Stale) and command.behind for command in seen)
+    assert len({exchange.client_port for exchange in (watches[0], probes[0], watches[1])}) == 3
+    assert {exchange.query["resourceVersion"] for exchange in watches} == {"10"}
+    last = kinds.index("Delivered")
+    assert [kind for kind in kinds[:last] if kind == "Ended"] == ["Ended"]
+    assert sum(isinstance(command, Listed) for command in seen) == 1
+
+
+def test_a_request_without_an_answer_has_an_end(tmp_path: Path) -> None:
+    async def handler(exchange: Exchange) -> None:
+        await exchange.until_closed()
+
+    commands, server = reflect(handler, tmp_path, 2, QUICKLY)
+    ended = [command.ending for command in commands if isinstance(command, Ended)]
+    assert {ending.by for ending in ended} == {EndedBy.DEADLINE}
+    assert "no answer of the list within" in ended[0].detail
+    assert len({exchange.client_port for exchange in server.exchanges}) == len(server.exchanges)
+
+
+def test_a_compressed_list_is_a_list(tmp_path: Path) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if "watch" not in exchange.query:
+            assert exchange.headers["accept-encoding"] == "gzip"
+            headers = {"content-type": "application/json", "content-encoding": "gzip"}
+            return exchange.respond(headers=headers, body=gzip.compress(page(10, 1, 2)))
+        exchange.respond()
+        exchange.data(event("MODIFIED", 11))
+        await exchange.drained()
+        return exchange.end()
+
+    commands, _ = reflect(handler, tmp_path, 1)
+    (listed,) = [command for command in commands if isinstance(command, Listed)]
+    assert [item.metadata.name for item in listed.items] == ["item-1", "item-2"]
+
+
+def test_what_observe_raises_ends_it(tmp_path: Path) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.respond(body=page(10))
+
+    def observe(command: Command) -> None:
+        if isinstance(command, Listed):
+            raise LookupError("mine")
+
+    async def run(server: Loopback) -> None:
+        pool = Pool(load(server.kubeconfig(tmp_path)))
+        with pytest.raises(LookupError, match="mine"):
+            async with asyncio.timeout(10):
+                await Reflector(pool, Watched("pods"), QUICK, observe).run()
+        await pool.close()
+
+    with serve(handler) as server:
+        asyncio.run(run(server))
+
+
+def test_stop_ends_it_cleanly(tmp_path: Path) -> None:
+    async def handler(exchange: Exchange) -> None:
+        if "watch" not in exchange.query:
+            return exchange.respond(body=page(10))
+        exchange.respond()
+        return await exchange.until_closed()
+
+    async def run(server: Loopback) -> None:
+        pool = Pool(load(server.kubeconfig(tmp_path)))
+        started = asyncio.Event()
+        reflector = Reflector(
+            pool, Watched("pods"), QUICK, lambda command: started.set() if isinstance(command, WatchStarted) else None
+        )
+        running = asyncio.ensure_future(reflector.run())
+        async with asyncio.timeout(10):
+            await started.wait()
+            reflector.stop()
+            reflector.stop()
+            await running
+        await pool.close()
+
+    with serve(handler) as server:
+        asyncio.run(run(server))

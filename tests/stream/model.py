@@ -9,12 +9,14 @@ import heapq
 import itertools
 import json
 import random
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from unblink.lab.apiserver import protobuf
 from unblink.stream.bookmarks import Bookmarks
 from unblink.stream.endings import EndedBy, Ending
-from unblink.stream.frames import FrameType
+from unblink.stream.frames import FrameType, Framing
 from unblink.stream.messages import (
     AskList,
     AskProbe,
@@ -44,6 +46,9 @@ from unblink.stream.policy import WatchPolicy
 from unblink.stream.session import Session
 from unblink.stream.transitions import State
 
+Event = tuple[str, dict[str, object]]
+"""Type and object of a frame."""
+
 KEYS = [f"pod-{number}" for number in range(6)]
 FAULTS = ("drop", "freeze", "kill", "reset", "store-cut", "drain", "lag", "overload", "spin")
 RESOURCE_VERSION_TOO_LARGE = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
@@ -60,6 +65,10 @@ class Write:
     uid: str
 
 
+def _rv_of(write: Write) -> int:
+    return write.rv
+
+
 @dataclass
 class Store:
     """etcd: one revision for all resources; ``writes`` are those of the watched one."""
@@ -74,6 +83,13 @@ class Store:
         """The revision as of a moment."""
         return next(rv for when, rv in reversed(self.revisions) if when <= moment_ms)
 
+    def after(self, rv: int, up_to: int | None = None) -> list[Write]:
+        """The watched resource's writes after a revision, up to another."""
+        begin = bisect_right(self.writes, rv, key=_rv_of)
+        return (
+            self.writes[begin:] if up_to is None else self.writes[begin : bisect_right(self.writes, up_to, key=_rv_of)]
+        )
+
 
 @dataclass
 class Server:
@@ -84,6 +100,8 @@ class Server:
     cut_at_ms: int | None = None
     lag_ms: int = 0
     in_flight: int = 0
+    oldest_rv: int = 0
+    """Where its watch cache begins."""
 
     @property
     def hears(self) -> bool:
@@ -97,7 +115,7 @@ class Stream:
     id: int
     server: Server
     sent_rv: int
-    moved_past: int
+    started_from: int
     ends_ms: int
     bookmark_ms: int | None
     complete_at: int | None = None
@@ -122,6 +140,11 @@ class Plan:
     """``served``, ``refused``, or ``ignored`` as servers before 1.27 do."""
     cache_moves: bool = True
     """Whether the watch caches follow the store on their own, by etcd's progress notifications."""
+    framing: Framing = Framing.LINES
+    opaque: bool = False
+    """Whether resourceVersions are no integers; their order is known to the store alone."""
+    gateway_answers: bool = False
+    """Whether the gateway says 503 for a dead apiserver, or lets the connection be refused."""
 
 
 class World:
@@ -146,7 +169,8 @@ class World:
         self.requests = {"list": 0, "watch": 0, "probe": 0}
         self.commands: list[tuple[int, Command]] = []
         self.blind_ms = 0
-        self.expired = False
+        self.pauses_in_a_row = self.most_pauses_in_a_row = 0
+        """Answers that ask for a pause, and watches that ended at once, with no other answer between them."""
         self.verified = False
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -186,6 +210,17 @@ class World:
         self.give(Stop())
         assert not self._open
 
+    # resourceVersions on the wire
+
+    def text(self, rv: int) -> str:
+        return f"r{rv}" if self.plan.opaque else str(rv)
+
+    def rv(self, text: str) -> int:
+        return int(text.removeprefix("r") or 0)
+
+    def object(self, write: Write) -> dict[str, object]:
+        return _config_map({"name": write.name, "uid": write.uid, "resourceVersion": self.text(write.rv)})
+
     # The store
 
     def _write(self) -> None:
@@ -224,9 +259,9 @@ class World:
         for server in self.servers:
             self._pump(server)
         if self.synced:
-            missing = next((write for write in self.store.writes if write.rv > self.held_rv), None)
-            if missing is not None:
-                self.blind_ms = max(self.blind_ms, self.now_ms - missing.at_ms)
+            missing = self.store.after(self.held_rv)
+            if missing:
+                self.blind_ms = max(self.blind_ms, self.now_ms - missing[0].at_ms)
 
     def cache_rv(self, server: Server) -> int:
         moment = self.now_ms - server.lag_ms
@@ -251,15 +286,18 @@ class World:
 
     def _mend(self, number: int) -> None:
         server = self.servers[number]
+        if server.fault == "kill" and self.plan.balance == "round-robin":
+            server.oldest_rv = self.store.rv
         server.fault, server.cut_at_ms, server.lag_ms = "", None, 0
         self._pump(server)
 
     def _pick(self) -> Server:
-        if self.plan.balance == "least-request":
-            fewest = min(server.in_flight for server in self.servers)
-            return self.random.choice([server for server in self.servers if server.in_flight == fewest])
         self._next_server += 1
-        return self.servers[self._next_server % 2]
+        turn = self._next_server % 2
+        if self.plan.balance == "least-request":
+            # A gateway that decides ties by chance may go to the bad one any number of times: no bound holds of that.
+            return min(self.servers, key=lambda server: (server.in_flight, (server.number + turn) % 2))
+        return self.servers[turn]
 
     # Commands
 
@@ -272,14 +310,14 @@ class World:
         match command:
             case AskList():
                 self.requests["list"] += 1
-                self._ask(command.id, lambda server: self._answer_list(command, server))
+                self._ask(command, lambda server: self._answer_list(command, server))
             case AskProbe():
                 self.requests["probe"] += 1
                 probe = AskList(command.id, "", 1, "")
-                self._ask(command.id, lambda server: self._answer_list(probe, server))
+                self._ask(command, lambda server: self._answer_list(probe, server))
             case AskWatch():
                 self.requests["watch"] += 1
-                self._ask(command.id, lambda server: self._answer_watch(command, server))
+                self._ask(command, lambda server: self._answer_watch(command, server))
             case Close():
                 self._forget(command.id)
             case Listed():
@@ -291,15 +329,21 @@ class World:
             case Ended() | WatchStarted() | Doubted() | Stale() | Proven() | Stopped():
                 pass
 
-    def _ask(self, number: int, answer: Callable[[Server], None]) -> None:
-        server = self._pick()
+    def _ask(self, command: AskList | AskProbe | AskWatch, answer: Callable[[Server], None]) -> None:
+        number, server = command.id, self._pick()
         self._open[number] = server
         server.in_flight += 1
 
         def arrive() -> None:
             if number not in self._open:
                 return
-            if server.fault == "kill":
+            if server.fault == "kill" and self.plan.gateway_answers:
+                body = b"upstream connect error or disconnect/reset before headers. reset reason: connection failure"
+                if isinstance(command, AskWatch):
+                    self._close_and_give(number, WatchAnswer(number, 503, body))
+                else:
+                    self._close_and_give(number, ListAnswer(number, 503, body))
+            elif server.fault == "kill":
                 self._close_and_give(number, Unreachable(number, "connection refused"))
             elif server.fault == "reset":
                 self._close_and_give(number, StreamEnded(number, Ending(EndedBy.CONNECTION_LOST, "reset")))
@@ -313,6 +357,10 @@ class World:
         self.streams.pop(number, None)
 
     def _close_and_give(self, number: int, event: Input) -> None:
+        asks = isinstance(event, ListAnswer | WatchAnswer) and event.retry_after_s is not None
+        pauses = asks or (isinstance(event, StreamEnded) and self._open[number].fault == "spin")
+        self.pauses_in_a_row = self.pauses_in_a_row + 1 if pauses else 0
+        self.most_pauses_in_a_row = max(self.most_pauses_in_a_row, self.pauses_in_a_row)
         self._forget(number)
         self.give(event)
 
@@ -323,15 +371,15 @@ class World:
         if server.cut_at_ms is not None and consistent:
             late = ListAnswer(asked.id, 500, _status(500, "", "etcdserver: request timed out"))
             return self.at(
-                self.now_ms + 2000, lambda: (asked.id in self._open and self._close_and_give(asked.id, late)) or None
+                self.now_ms + 2000, lambda: self._close_and_give(asked.id, late) if asked.id in self._open else None
             )
         rv = self.store.rv if consistent else self.cache_rv(server)
-        wanted = int(asked.resource_version or 0)
+        wanted = self.rv(asked.resource_version)
         if wanted > rv:
             body = _status(504, "Timeout", "too large", causes=[RESOURCE_VERSION_TOO_LARGE])
             return self._close_and_give(asked.id, ListAnswer(asked.id, 504, body, 1.0))
-        items = [_object(write) for write in self._objects_at(rv)]
-        body = json.dumps({"metadata": {"resourceVersion": str(rv)}, "items": items}).encode()
+        items = [self.object(write) for write in self._objects_at(rv)]
+        body = json.dumps({"metadata": {"resourceVersion": self.text(rv)}, "items": items}).encode()
         return self._close_and_give(asked.id, ListAnswer(asked.id, 200, body))
 
     def _objects_at(self, rv: int) -> list[Write]:
@@ -353,22 +401,24 @@ class World:
             return self._close_and_give(asked.id, WatchAnswer(asked.id, 503, b"shutting down", 1.0))
         if asked.send_initial_events and server.cut_at_ms is not None:
             return None  # it waits for its cache to be fresh
-        self.give(WatchAnswer(asked.id, 200))
+        self.give(WatchAnswer(asked.id, 200, framing=self.plan.framing))
         if asked.id not in self._open:
             return None
         if server.fault == "spin":
             return self._close_and_give(asked.id, StreamEnded(asked.id, Ending(EndedBy.SERVER_CLOSED, "end of stream")))
         cache_rv = self.cache_rv(server)
-        start = int(asked.resource_version or 0)
-        if not asked.send_initial_events and start < self.store.floor:
-            self._bytes(asked.id, [{"type": "ERROR", "object": json.loads(_status(410, "Expired", "too old"))}])
+        start = self.rv(asked.resource_version)
+        if not asked.send_initial_events and start < max(self.store.floor, server.oldest_rv):
+            self._bytes(asked.id, [("ERROR", json.loads(_status(410, "Expired", "too old")))])
             return None
         lasts_ms = asked.timeout_s * 1000
-        stream = Stream(asked.id, server, start, cache_rv, self.now_ms + lasts_ms, None)
+        stream = Stream(asked.id, server, start, start, self.now_ms + lasts_ms, None)
         self.streams[asked.id] = stream
         if asked.send_initial_events:
-            self._bytes(asked.id, [{"type": "ADDED", "object": _object(one)} for one in self._objects_at(cache_rv)])
+            objects = self._objects_at(cache_rv)
+            self._bytes(asked.id, [("ADDED", self.object(one)) for one in objects])
             stream.sent_rv = cache_rv
+            stream.started_from = max((one.rv for one in objects), default=0)
             if asked.id in self.streams and self.plan.watch_list == "served":
                 stream.complete_at = self.store.rv
         if self.plan.bookmarks:
@@ -392,9 +442,11 @@ class World:
         rv = self.cache_rv(stream.server)
         if not self.plan.cache_moves:
             rv = max((write.rv for write in self.store.writes if write.rv <= rv), default=0)
-        if rv > stream.moved_past and stream.complete_at is None:
+        if self.plan.opaque and rv < stream.sent_rv:
+            return  # nobody could tell that it goes back
+        if rv > stream.started_from and stream.complete_at is None:
             stream.sent_rv = max(stream.sent_rv, rv)
-            self._frames(stream, [{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(rv)}}}])
+            self._frames(stream, [("BOOKMARK", _config_map({"resourceVersion": self.text(rv)}))])
 
     def _deadline(self, stream: Stream) -> None:
         if self.streams.get(stream.id) is stream and not stream.dead and stream.server.hears:
@@ -411,20 +463,23 @@ class World:
             return
         rv = self.cache_rv(server)
         for stream in [one for one in self.streams.values() if one.server is server]:
-            writes = [write for write in self.store.writes if stream.sent_rv < write.rv <= rv]
+            writes = self.store.after(stream.sent_rv, rv)
             stream.sent_rv = max([stream.sent_rv, *(write.rv for write in writes)])
-            self._frames(stream, [{"type": write.kind, "object": _object(write)} for write in writes])
+            self._frames(stream, [(write.kind, self.object(write)) for write in writes])
             if stream.complete_at is not None and rv >= stream.complete_at and self.streams.get(stream.id) is stream:
                 stream.complete_at = None
-                mark = {"resourceVersion": str(rv), "annotations": {INITIAL_EVENTS_END: "true"}}
-                self._frames(stream, [{"type": "BOOKMARK", "object": {"metadata": mark}}])
+                mark: dict[str, object] = {
+                    "resourceVersion": self.text(rv),
+                    "annotations": {INITIAL_EVENTS_END: "true"},
+                }
+                self._frames(stream, [("BOOKMARK", _config_map(mark))])
 
-    def _frames(self, stream: Stream, frames: list[dict[str, object]]) -> None:
-        if not stream.dead and stream.server.hears and self.streams.get(stream.id) is stream:
+    def _frames(self, stream: Stream, frames: list[Event]) -> None:
+        if frames and not stream.dead and stream.server.hears and self.streams.get(stream.id) is stream:
             self._bytes(stream.id, frames)
 
-    def _bytes(self, number: int, frames: list[dict[str, object]]) -> None:
-        data = b"".join(json.dumps(frame).encode() + b"\n" for frame in frames)
+    def _bytes(self, number: int, frames: list[Event]) -> None:
+        data = b"".join(_encoded(self.plan.framing, *frame) for frame in frames)
         while data and number in self._open:
             cut = self.random.randint(1, len(data)) if self.random.random() < 0.3 else len(data)
             self.give(Chunk(number, data[:cut]))
@@ -433,10 +488,11 @@ class World:
     # What the watcher holds, and what must be so
 
     def _take_list(self, listed: Listed) -> None:
-        rv = int(listed.resource_version)
+        rv = self.rv(listed.resource_version)
         assert rv >= self.held_rv, f"the list went back from {self.held_rv} to {rv}"
         if listed.reason == "relist":
-            self.relists.append("expired" if self.held_rv < self.store.floor else "good")
+            young = any(server.oldest_rv > self.held_rv for server in self.servers)
+            self.relists.append("expired" if self.held_rv < self.store.floor else "young" if young else "good")
         self.synced = True
         self.held_rv = rv
         self.cache = {item.metadata.name: item.metadata.uid for item in listed.items}
@@ -444,9 +500,9 @@ class World:
 
     def _take_frames(self, delivered: Delivered) -> None:
         for frame in delivered.frames:
-            rv = int(frame.metadata.resource_version)
+            rv = self.rv(frame.metadata.resource_version)
             assert rv > self.held_rv, f"{frame.type} of {rv}, and {self.held_rv} was held"
-            owed = [one.rv for one in self.store.writes if self.held_rv < one.rv < rv]
+            owed = [one.rv for one in self.store.after(self.held_rv, rv - 1)]
             assert not owed, f"{frame.type} of {rv} came before {owed}"
             if frame.type is FrameType.DELETED:
                 assert self.cache.pop(frame.metadata.name) == frame.metadata.uid
@@ -456,7 +512,7 @@ class World:
                 assert rv not in self.delivered, f"{rv} was delivered twice"
                 self.delivered.add(rv)
             else:
-                assert rv not in {one.rv for one in self.store.writes if one.rv > self.held_rv}, "a bookmark skips"
+                assert not self.store.after(self.held_rv, rv), "a bookmark skips"
             self.held_rv = rv
 
     def _check_complete(self) -> None:
@@ -466,11 +522,24 @@ class World:
         assert self.cache == {write.name: write.uid for write in self._objects_at(self.held_rv)}
 
 
-def _object(write: Write) -> dict[str, object]:
-    return {"metadata": {"name": write.name, "uid": write.uid, "resourceVersion": str(write.rv)}}
+def _config_map(metadata: dict[str, object]) -> dict[str, object]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def _encoded(framing: Framing, kind: str, thing: dict[str, object]) -> bytes:
+    if framing is Framing.PROTOBUF:
+        return protobuf.watch_frame(kind, thing)
+    return json.dumps({"type": kind, "object": thing}).encode() + b"\n"
 
 
 def _status(code: int, reason: str, message: str, causes: list[dict[str, str]] | None = None) -> bytes:
-    details = {"causes": causes} if causes else None
-    content = {"kind": "Status", "code": code, "reason": reason, "message": message, "details": details}
+    details = {"causes": causes} if causes else {}
+    content = {
+        "apiVersion": "v1",
+        "kind": "Status",
+        "code": code,
+        "reason": reason,
+        "message": message,
+        "details": details,
+    }
     return json.dumps(content).encode()

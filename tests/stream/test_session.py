@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -5,368 +6,302 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.stream.driver import (
+    CLEAN,
+    DEADLINE,
+    LOST,
+    RESET,
+    Driver,
+    bookmark,
+    error,
+    frame,
+    kinds,
+    only,
+    page,
+    sync_end,
+)
 
 from unblink.stream.endings import EndedBy, Ending
-from unblink.stream.objects import INITIAL_EVENTS_END
-from unblink.stream.policy import CLIENT_GO, WatchPolicy
-from unblink.stream.session import (
-    STATES_OF_INPUT,
-    TRANSITIONS,
+from unblink.stream.frames import Framing
+from unblink.stream.messages import (
     AskList,
     AskWatch,
     Chunk,
-    CloseStream,
+    Close,
     Command,
     Delivered,
-    Effect,
     Ended,
     Input,
     ListAnswer,
     Listed,
-    Session,
-    SessionError,
-    Start,
-    State,
     Stop,
     Stopped,
     StreamEnded,
-    Symbol,
-    TimerFired,
+    Tick,
     Unreachable,
-    Wait,
     WatchAnswer,
     WatchStarted,
 )
+from unblink.stream.objects import INITIAL_EVENTS_END
+from unblink.stream.policy import CLIENT_GO, WatchPolicy
+from unblink.stream.session import SessionError
+from unblink.stream.transitions import State
 
 LISTS_FIRST = replace(CLIENT_GO, watch_list=False)
 
-CLEAN = Ending(EndedBy.SERVER_CLOSED, "end of stream")
-RESET = Ending(EndedBy.STREAM_RESET, "RST_STREAM INTERNAL_ERROR", 2)
-LOST = Ending(EndedBy.CONNECTION_LOST, "the peer closed the connection")
-DEADLINE = Ending(EndedBy.DEADLINE, "silent for 60 s")
 
-SYMBOLS_OF_INPUT: dict[type[Input], set[Symbol]] = {
-    Start: {Symbol.GO, Symbol.GO_SYNC},
-    TimerFired: {Symbol.GO, Symbol.GO_SYNC},
-    ListAnswer: {Symbol.PAGE_MORE, Symbol.PAGE_LAST, Symbol.EXPIRED, Symbol.BUSY, Symbol.REFUSED},
-    WatchAnswer: {Symbol.HEAD, Symbol.EXPIRED, Symbol.BUSY, Symbol.REFUSED},
-    Chunk: {Symbol.OBJECT, Symbol.BOOKMARK, Symbol.SYNC_END, Symbol.EXPIRED, Symbol.BUSY, Symbol.REFUSED},
-    StreamEnded: {Symbol.BROKEN_REWATCH, Symbol.BROKEN_RELIST},
-    Unreachable: {Symbol.UNREACHABLE},
-    Stop: {Symbol.STOP},
-}
+def watching(policy: WatchPolicy = LISTS_FIRST) -> Driver:
+    """A driver whose watch is open from version 10."""
+    driver = Driver(policy)
+    driver.start()
+    driver.answer()
+    driver.head()
+    return driver
 
 
-def page(version: str = "10", token: str = "", names: str = "a") -> bytes:
-    items = [{"metadata": {"name": name, "resourceVersion": "9"}} for name in names]
-    return json.dumps({"metadata": {"resourceVersion": version, "continue": token}, "items": items}).encode()
-
-
-def frame(kind: str, version: int | str, name: str = "a", **metadata: object) -> bytes:
-    content = {"metadata": {"name": name, "resourceVersion": str(version), **metadata}}
-    return json.dumps({"type": kind, "object": content}).encode() + b"\n"
-
-
-def error(code: int, reason: str) -> bytes:
-    status = {"kind": "Status", "metadata": {}, "code": code, "reason": reason, "message": "m"}
-    return json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
-
-
-SYNC_END = frame("BOOKMARK", 10, annotations={INITIAL_EVENTS_END: "true"})
-
-
-class Clock:
-    """Virtual time in ms."""
-
-    def __init__(self) -> None:
-        self.ms = 0
-
-    def __call__(self) -> int:
-        return self.ms
-
-
-def session(policy: WatchPolicy = LISTS_FIRST, clock: Clock | None = None, random: float = 0.0) -> Session:
-    return Session(policy, clock or Clock(), lambda: random, max_frame_bytes=10_000)
-
-
-def drive(machine: Session, *inputs: Input) -> list[Command]:
-    """Give the inputs; the commands of the last one."""
-    commands: list[Command] = []
-    for one in inputs:
-        commands = machine.receive(one)
-    return commands
-
-
-WAYS_TO: dict[State, tuple[WatchPolicy, tuple[Input, ...]]] = {
-    State.NEW: (LISTS_FIRST, ()),
-    State.LISTING: (LISTS_FIRST, (Start(),)),
-    State.SYNC_REQUESTED: (CLIENT_GO, (Start(),)),
-    State.SYNCING: (CLIENT_GO, (Start(), WatchAnswer(200))),
-    State.WATCH_REQUESTED: (LISTS_FIRST, (Start(), ListAnswer(200, page()))),
-    State.WATCHING: (LISTS_FIRST, (Start(), ListAnswer(200, page()), WatchAnswer(200))),
-    State.WAITING_TO_LIST: (LISTS_FIRST, (Start(), Unreachable("no"))),
-    State.WAITING_TO_WATCH: (LISTS_FIRST, (Start(), ListAnswer(200, page()), WatchAnswer(429))),
-    State.STOPPED: (LISTS_FIRST, (Stop(),)),
-}
-
-INPUTS: list[Input] = [
-    Start(),
-    TimerFired(),
-    ListAnswer(200, page()),
-    ListAnswer(200, page(token="t")),
-    ListAnswer(200, b"nonsense"),
-    ListAnswer(410, b'{"reason":"Expired","code":410}'),
-    ListAnswer(429, b"", 3.0),
-    ListAnswer(503, b"upstream connect error"),
-    WatchAnswer(200),
-    WatchAnswer(410),
-    WatchAnswer(429),
-    WatchAnswer(500),
-    Chunk(b""),
-    Chunk(frame("ADDED", 11)),
-    Chunk(frame("BOOKMARK", 12)),
-    Chunk(SYNC_END),
-    Chunk(error(410, "Expired")),
-    Chunk(error(429, "TooManyRequests")),
-    Chunk(error(500, "InternalError")),
-    Chunk(b"garbage\n"),
-    StreamEnded(CLEAN),
-    StreamEnded(RESET),
-    StreamEnded(LOST),
-    StreamEnded(DEADLINE),
-    Unreachable("refused"),
-    Stop(),
-]
-
-
-def test_the_table_has_exactly_the_pairs_that_inputs_can_make() -> None:
-    possible = {
-        (state, symbol)
-        for kind, states in STATES_OF_INPUT.items()
-        for state in states
-        for symbol in SYMBOLS_OF_INPUT[kind]
-    }
-    assert set(TRANSITIONS) == possible
-    assert {effect for effect, _ in TRANSITIONS.values()} == set(Effect)
-
-
-def test_every_effect_has_its_method() -> None:
-    machine = session()
-    assert all(callable(getattr(machine, f"_{effect.value}")) for effect, _ in TRANSITIONS.values())
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("one", INPUTS, ids=repr)
-def test_every_input_in_every_state_does_what_the_table_says_or_is_refused_and_changes_nothing(
-    state: State, one: Input
-) -> None:
-    policy, way = WAYS_TO[state]
-    machine = session(policy)
-    drive(machine, *way)
-    assert machine.state is state
-    if state in STATES_OF_INPUT[type(one)]:
-        commands = machine.receive(one)
-        reachable = {following for (before, _), (_, following) in TRANSITIONS.items() if before is state}
-        assert machine.state in reachable | {state}
-        asks = [command for command in commands if isinstance(command, AskList | AskWatch | Wait | Stopped)]
-        waits_for_more = machine.state in (State.SYNCING, State.WATCHING)
-        assert len(asks) == (0 if waits_for_more else 1)
-        assert not asks or asks[-1] is commands[-1]
-    else:
-        with pytest.raises(SessionError, match=f"{type(one).__name__} while {state.value}"):
-            machine.receive(one)
-        assert machine.state is state
-
-
-@given(st.lists(st.sampled_from(INPUTS), max_size=40), st.booleans(), st.floats(0, 1, exclude_max=True))
-def test_no_order_of_inputs_confuses_it(inputs: list[Input], watch_list: bool, random: float) -> None:
-    clock = Clock()
-    machine = session(replace(CLIENT_GO, watch_list=watch_list), clock, random)
-    open_stream = False
-    for one in inputs:
-        clock.ms += 700
-        before = machine.state
-        try:
-            commands = machine.receive(one)
-        except SessionError:
-            assert machine.state is before
-            continue
-        for command in commands:
-            if isinstance(command, WatchStarted):
-                assert not open_stream
-                open_stream = True
-            elif isinstance(command, CloseStream):
-                open_stream = False
-            elif isinstance(command, Wait):
-                assert command.ms >= 800
-        if isinstance(one, StreamEnded):
-            open_stream = False
-        assert open_stream == (machine.state in (State.SYNCING, State.WATCHING))
-        assert (machine.watch_age_ms is not None) == open_stream
+def pause_ms(driver: Driver) -> int:
+    """How long the session pauses now; nothing is asked meanwhile."""
+    assert driver.asked == {}
+    assert driver.session.deadline_ms is not None
+    return driver.session.deadline_ms - driver.clock.ms
 
 
 def test_pages_are_one_list_and_the_watch_begins_at_its_version() -> None:
-    machine = session()
-    assert drive(machine, Start()) == [AskList("0", 500, "")]
-    assert drive(machine, ListAnswer(200, page(token="next", names="ab"))) == [AskList("", 500, "next")]
-    listed, asked = drive(machine, ListAnswer(200, page(names="c")))
+    driver = Driver(LISTS_FIRST)
+    assert driver.start() == [AskList(1, "0", 500, "")]
+    assert driver.answer(page(token="next", names="ab")) == [AskList(2, "", 500, "next")]
+    listed, asked = driver.answer(page(names="c"))
     assert isinstance(listed, Listed)
     assert [item.metadata.name for item in listed.items] == ["a", "b", "c"]
     assert (listed.resource_version, listed.reason) == ("10", "initial")
-    assert asked == AskWatch("10", 300, False)
-    assert machine.resource_version == "10"
+    assert asked == AskWatch(3, "10", 300, False)
+    assert driver.session.resource_version == "10"
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        ListAnswer(410, b'{"reason":"Expired","code":410}'),
-        ListAnswer(410, b""),
-        ListAnswer(
-            504, b'{"code":504,"details":{"causes":[{"reason":"ResourceVersionTooLarge"}],"retryAfterSeconds":1}}'
-        ),
-    ],
-)
-def test_an_unusable_version_is_listed_without_one_at_once_and_only_once(answer: ListAnswer) -> None:
-    machine = session()
-    assert drive(machine, Start(), answer) == [AskList("", 500, "")]
-    ended, wait = drive(machine, answer)
+def test_client_go_has_no_deadline_of_its_own() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    assert driver.session.deadline_ms is None
+    driver.answer()
+    assert driver.session.deadline_ms is None
+    driver.head()
+    driver.clock.ms += 3_600_000
+    assert driver.session.deadline_ms is None
+    assert driver.give(Tick()) == []
+
+
+TOO_LARGE = b'{"code":504,"details":{"causes":[{"reason":"ResourceVersionTooLarge"}],"retryAfterSeconds":1}}'
+
+
+@pytest.mark.parametrize(("status", "body"), [(410, b'{"reason":"Expired","code":410}'), (410, b""), (504, TOO_LARGE)])
+def test_an_unusable_version_is_listed_without_one_at_once_and_only_once(status: int, body: bytes) -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    assert driver.answer(body, status) == [AskList(2, "", 500, "")]
+    (ended,) = driver.answer(body, status)
     assert isinstance(ended, Ended)
     assert ended.ending.by is EndedBy.REFUSED
-    assert isinstance(wait, Wait)
+    assert driver.session.state is State.WAITING_TO_LIST
+    assert pause_ms(driver) >= 800
 
 
 def test_a_continue_token_that_expires_begins_the_list_again() -> None:
-    machine = session()
-    drive(machine, Start(), ListAnswer(200, page(token="next", names="gone")))
-    assert drive(machine, ListAnswer(410, b"")) == [AskList("", 500, "")]
-    listed, _ = drive(machine, ListAnswer(200, page(names="a")))
-    assert isinstance(listed, Listed)
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer(page(token="next", names="gone"))
+    assert driver.answer(b"", 410) == [AskList(3, "", 500, "")]
+    listed = only(Listed, driver.answer(page(names="a")))
     assert [item.metadata.name for item in listed.items] == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("ending", "after"),
-    [
-        (CLEAN, [AskWatch("11", 300, False)]),
-        (RESET, [Wait(800)]),
-        (LOST, [AskWatch("11", 300, False)]),
-        (DEADLINE, [Wait(800)]),
-    ],
-)
-def test_the_ending_decides_between_a_watch_and_a_list(ending: Ending, after: list[Command]) -> None:
-    machine = session()
-    drive(machine, *WAYS_TO[State.WATCHING][1], Chunk(frame("MODIFIED", 11)))
-    assert drive(machine, StreamEnded(ending)) == [Ended(ending, State.WATCHING), *after]
-    if after == [Wait(800)]:
-        # From the last version held: what any apiserver can answer that is no older.
-        assert drive(machine, TimerFired()) == [AskList("11", 0, "")]
-        listed, _ = drive(machine, ListAnswer(200, page("12")))
-        assert isinstance(listed, Listed)
-        assert listed.reason == "relist"
+@pytest.mark.parametrize(("ending", "rewatches"), [(CLEAN, True), (RESET, False), (LOST, True), (DEADLINE, False)])
+def test_the_ending_decides_between_a_watch_and_a_list(ending: Ending, rewatches: bool) -> None:
+    driver = watching()
+    driver.chunk(frame("MODIFIED", 11))
+    ended, *after = driver.end(ending)
+    assert ended == Ended(ending, State.WATCHING)
+    if rewatches:
+        assert only(AskWatch, after).resource_version == "11"
+        return
+    assert after == []
+    assert pause_ms(driver) == 800
+    # From the last version held: what any apiserver can answer that is no older.
+    (asked,) = driver.tick()
+    assert isinstance(asked, AskList)
+    assert (asked.resource_version, asked.limit, asked.continue_token) == ("11", 0, "")
+    assert only(Listed, driver.answer(page(12))).reason == "relist"
 
 
 @pytest.mark.parametrize("ending", [CLEAN, LOST])
 def test_a_very_short_watch_without_events_is_a_failure_and_not_a_loop(ending: Ending) -> None:
-    clock = Clock()
-    machine = session(clock=clock)
-    drive(machine, *WAYS_TO[State.WATCHING][1])
-    clock.ms += 999
-    ended, wait = drive(machine, StreamEnded(ending))
+    driver = watching()
+    driver.clock.ms += 999
+    (ended,) = driver.end(ending)
     assert isinstance(ended, Ended)
     assert ended.ending.detail == f"{ending.detail} (very short watch: 999 ms without an event)"
-    assert wait == Wait(800)
+    assert pause_ms(driver) == 800
 
 
 def test_a_clean_end_inside_a_frame_loses_nothing() -> None:
-    machine = session()
-    drive(machine, *WAYS_TO[State.WATCHING][1], Chunk(frame("MODIFIED", 11) + frame("MODIFIED", 12)[:9]))
-    ended, asked = drive(machine, StreamEnded(CLEAN))
+    driver = watching()
+    driver.chunk(frame("MODIFIED", 11), frame("MODIFIED", 12)[:9])
+    ended, asked = driver.end(CLEAN)
     assert isinstance(ended, Ended)
     assert "ended inside this frame" in ended.ending.detail
-    assert asked == AskWatch("11", 300, False)
-    drive(machine, WatchAnswer(200))
-    assert [type(command) for command in drive(machine, Chunk(frame("MODIFIED", 12)))] == [Delivered]
+    assert isinstance(asked, AskWatch)
+    assert asked.resource_version == "11"
+    driver.head()
+    assert kinds(driver.chunk(frame("MODIFIED", 12))) == [Delivered]
 
 
 @pytest.mark.parametrize(
     ("data", "then", "asked"),
     [
-        (error(410, "Expired"), State.WAITING_TO_LIST, AskList("", 500, "")),
-        (error(0, "Gone"), State.WAITING_TO_LIST, AskList("", 500, "")),
-        (error(429, "TooManyRequests"), State.WAITING_TO_WATCH, AskWatch("11", 300, False)),
-        (error(500, "InternalError"), State.WAITING_TO_LIST, AskList("11", 0, "")),
-        (b"garbage\n", State.WAITING_TO_LIST, AskList("11", 0, "")),
-        (b"x" * 10_001, State.WAITING_TO_LIST, AskList("11", 0, "")),
+        (error(410, "Expired"), State.WAITING_TO_LIST, ("", 500)),
+        (error(0, "Gone"), State.WAITING_TO_LIST, ("", 500)),
+        (error(429, "TooManyRequests"), State.WAITING_TO_WATCH, ("11",)),
+        (error(500, "InternalError"), State.WAITING_TO_LIST, ("11", 0)),
+        (b"garbage\n", State.WAITING_TO_LIST, ("11", 0)),
+        (b"x" * 10_001, State.WAITING_TO_LIST, ("11", 0)),
     ],
 )
 def test_what_the_stream_says_wrong_ends_it_and_nothing_after_it_counts(
-    data: bytes, then: State, asked: Command
+    data: bytes, then: State, asked: tuple[object, ...]
 ) -> None:
-    machine = session()
-    drive(machine, *WAYS_TO[State.WATCHING][1], Chunk(frame("MODIFIED", 11)))
-    close, ended, wait = drive(machine, Chunk(data + b"\n" + frame("MODIFIED", 99)))
-    assert close == CloseStream()
+    driver = watching()
+    driver.chunk(frame("MODIFIED", 11))
+    watch = driver.last(AskWatch)
+    close, ended = driver.chunk(data, b"\n", frame("MODIFIED", 99))
+    assert close == Close(watch)
     assert isinstance(ended, Ended)
     assert ended.ending.by is EndedBy.ERROR_EVENT
-    assert wait == Wait(800)
-    assert machine.state is then
-    assert drive(machine, TimerFired()) == [asked]
+    assert pause_ms(driver) == 800
+    assert driver.session.state is then
+    (again,) = driver.tick()
+    if isinstance(again, AskList):
+        assert (again.resource_version, again.limit) == asked
+    else:
+        assert isinstance(again, AskWatch)
+        assert (again.resource_version,) == asked
+
+
+def test_what_comes_before_an_error_in_the_same_bytes_is_delivered() -> None:
+    driver = watching()
+    commands = driver.chunk(frame("MODIFIED", 11), frame("MODIFIED", 12), error(410, "Expired"))
+    assert kinds(commands) == [Delivered, Close, Ended]
+    assert [one.metadata.resource_version for one in only(Delivered, commands).frames] == ["11", "12"]
 
 
 def test_bookmarks_move_the_version() -> None:
-    machine = session()
-    delivered = drive(machine, *WAYS_TO[State.WATCHING][1], Chunk(frame("BOOKMARK", 44)))
-    assert [type(command) for command in delivered] == [Delivered]
-    assert machine.resource_version == "44"
+    driver = watching()
+    assert kinds(driver.chunk(bookmark(44))) == [Delivered]
+    assert driver.session.resource_version == "44"
 
 
 def test_retry_after_is_kept_and_a_longer_pause_of_our_own_too() -> None:
-    machine = session()
-    drive(machine, Start())
-    assert drive(machine, ListAnswer(429, b"", 7.0))[-1] == Wait(7000)
-    drive(machine, TimerFired())
-    assert drive(machine, ListAnswer(429, b'{"code":429,"details":{"retryAfterSeconds":1}}'))[-1] == Wait(1600)
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer(b"", 429, 7.0)
+    assert pause_ms(driver) == 7000
+    driver.tick()
+    driver.answer(b'{"code":429,"details":{"retryAfterSeconds":1}}', 429)
+    assert pause_ms(driver) == 1600
+
+
+def test_an_absurd_retry_after_is_an_hour() -> None:
+    driver = Driver(LISTS_FIRST)
+    driver.start()
+    driver.answer(b"", 429, float("inf"))
+    assert pause_ms(driver) == 3_600_000
 
 
 @pytest.mark.parametrize(
-    ("answer", "wait", "asked"),
+    ("answer", "pause", "asked"),
     [
-        (WatchAnswer(503, b"apiserver is shutting down", 1.0), Wait(1000), AskWatch("11", 300, False)),
-        (WatchAnswer(500, b"", 1.0), Wait(1000), AskWatch("11", 300, False)),
-        (WatchAnswer(503, b"upstream connect error"), Wait(800), AskList("11", 0, "")),
-        (WatchAnswer(403, b"", 1.0), Wait(1000), AskList("11", 0, "")),
-        (WatchAnswer(504, b'{"code":410,"reason":"Expired"}', 1.0), Wait(1000), AskList("", 500, "")),
+        ((503, b"apiserver is shutting down", 1.0), 1000, AskWatch),
+        ((500, b"", 1.0), 1000, AskWatch),
+        ((503, b"upstream connect error", None), 800, "11"),
+        ((403, b"", 1.0), 1000, "11"),
+        ((504, b'{"code":410,"reason":"Expired"}', 1.0), 1000, ""),
     ],
 )
 def test_a_server_that_says_when_it_is_back_is_asked_the_same_again(
-    answer: WatchAnswer, wait: Wait, asked: Command
+    answer: tuple[int, bytes, float | None], pause: int, asked: object
 ) -> None:
-    machine = session()
-    drive(machine, *WAYS_TO[State.WATCHING][1], Chunk(frame("MODIFIED", 11)), StreamEnded(CLEAN))
-    assert drive(machine, answer)[-1] == wait
-    assert drive(machine, TimerFired()) == [asked]
+    driver = watching()
+    driver.chunk(frame("MODIFIED", 11))
+    driver.end(CLEAN)
+    driver.head(*answer)
+    assert pause_ms(driver) == pause
+    (again,) = driver.tick()
+    if asked is AskWatch:
+        assert isinstance(again, AskWatch)
+        assert again.resource_version == "11"
+    else:
+        assert isinstance(again, AskList)
+        assert again.resource_version == asked
 
 
 def test_a_watch_list_is_one_list_and_then_the_same_stream() -> None:
-    machine = session(CLIENT_GO)
-    assert drive(machine, Start()) == [AskWatch("", 300, True)]
-    assert drive(machine, WatchAnswer(200)) == [WatchStarted("", 300)]
-    assert drive(machine, Chunk(frame("ADDED", 3, "a") + frame("ADDED", 4, "b") + frame("DELETED", 5, "a"))) == []
-    (listed,) = drive(machine, Chunk(SYNC_END))
+    driver = Driver(CLIENT_GO)
+    assert driver.start() == [AskWatch(1, "", 300, True)]
+    assert driver.head() == [WatchStarted("", 300)]
+    assert driver.chunk(frame("ADDED", 3, "a"), frame("ADDED", 4, "b"), frame("DELETED", 5, "a")) == []
+    (listed,) = driver.chunk(sync_end())
     assert isinstance(listed, Listed)
     assert [(item.metadata.name, item.metadata.resource_version) for item in listed.items] == [("b", "4")]
-    assert json.loads(bytes(listed.items[0].raw))["metadata"]["name"] == "b"
-    assert machine.resource_version == "10"
-    assert [type(command) for command in drive(machine, Chunk(frame("MODIFIED", 11)))] == [Delivered]
+    assert listed.items[0].enveloped
+    assert json.loads(listed.items[0].raw)["object"]["metadata"]["name"] == "b"
+    assert driver.session.resource_version == "10"
+    assert kinds(driver.chunk(frame("MODIFIED", 11))) == [Delivered]
+
+
+def test_events_behind_the_end_of_the_initial_ones_are_delivered_from_the_same_bytes() -> None:
+    driver = Driver(CLIENT_GO)
+    driver.start()
+    driver.head()
+    assert kinds(driver.chunk(frame("ADDED", 3), sync_end(), frame("MODIFIED", 11))) == [Listed, Delivered]
+
+
+def test_an_event_that_is_held_already_is_not_delivered_again() -> None:
+    driver = watching()
+    driver.chunk(frame("MODIFIED", 11))
+    assert driver.chunk(frame("MODIFIED", 11), frame("ADDED", 7)) == []
+    assert driver.session.duplicates == 2
+    assert driver.session.resource_version == "11"
 
 
 def test_stop_ends_it_for_good() -> None:
-    machine = session()
-    drive(machine, *WAYS_TO[State.WATCHING][1])
-    assert drive(machine, Stop()) == [CloseStream(), Stopped()]
+    driver = watching()
+    watch = driver.last(AskWatch)
+    assert driver.give(Stop()) == [Close(watch), Stopped()]
+    assert driver.asked == {}
     with pytest.raises(SessionError, match="Start while stopped"):
-        machine.receive(Start())
+        driver.start()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (ListAnswer(7, 200, b""), "request 7 is none of kind list or probe while watching"),
+        (WatchAnswer(2, 200), "a second head of request 2"),
+        (Chunk(1, b""), "request 1 is none of kind watch"),
+        (StreamEnded(9, CLEAN), "request 9 is none of kind"),
+        (Unreachable(2, "no"), "Unreachable while watching"),
+    ],
+)
+def test_an_input_of_no_such_request_names_it(wrong: Input, says: str) -> None:
+    driver = watching()
+    with pytest.raises(SessionError, match=says):
+        driver.session.receive(wrong)
+    assert kinds(driver.chunk(frame("MODIFIED", 11))) == [Delivered]
+
+
+def test_bytes_before_the_head_are_an_error() -> None:
+    driver = Driver(CLIENT_GO)
+    driver.start()
+    with pytest.raises(SessionError, match="bytes of request 1 before its head"):
+        driver.chunk(b"")
 
 
 # A model of a cluster, faults of every kind, virtual time: in the end the view is the cluster's, and on the way no
@@ -403,33 +338,30 @@ class Simulation:
     """A session against the cluster; ``view`` is what its watcher holds."""
 
     def __init__(self, policy: WatchPolicy) -> None:
-        self.clock = Clock()
+        self.driver = Driver(policy)
         self.cluster = Cluster()
-        self.session = session(policy, self.clock)
-        self.asked: AskList | AskWatch | Wait | None = None
         self.snapshot: tuple[int, list[tuple[str, int]]] = (0, [])
         self.sent_up_to = 0
         self.pipe = b""
         self.view: dict[str, int] = {}
         self.seen_up_to = 0
-        self.give(Start())
+        self.take(self.driver.start())
 
-    def give(self, one: Input) -> None:
-        for command in self.session.receive(one):
+    def take(self, commands: list[Command]) -> None:
+        for command in commands:
             match command:
-                case AskList() | AskWatch() | Wait():
-                    self.asked = command
                 case Listed():
                     self.view = {item.metadata.name: int(item.metadata.resource_version) for item in command.items}
                     self.seen_up_to = int(command.resource_version)
-                case Delivered(got):
-                    self.take(got.type, got.metadata.name, int(got.metadata.resource_version))
-                case CloseStream():
+                case Delivered(frames):
+                    for one in frames:
+                        self.see(one.type, one.metadata.name, int(one.metadata.resource_version))
+                case Close():
                     self.pipe = b""
                 case _:
                     pass
 
-    def take(self, kind: str, name: str, version: int) -> None:
+    def see(self, kind: str, name: str, version: int) -> None:
         missing = [change for change in self.cluster.changes if self.seen_up_to < change[0] <= version]
         assert missing == ([] if kind == "BOOKMARK" else [(version, kind, name)])
         self.seen_up_to = version
@@ -440,18 +372,22 @@ class Simulation:
 
     @property
     def streaming(self) -> bool:
-        return self.session.state in (State.SYNCING, State.WATCHING)
+        return bool(self.driver.heads)
+
+    @property
+    def asked(self) -> AskList | AskWatch | None:
+        """The request that waits for its answer; client-go has one at a time."""
+        assert len(self.driver.asked) <= 1
+        found = None if self.streaming else next(iter(self.driver.asked.values()), None)
+        assert found is None or isinstance(found, AskList | AskWatch)
+        return found
 
     def good(self) -> None:
         """The next step as it should be."""
         asked = self.asked
         if self.streaming:
             self.fill()
-            data, self.pipe = self.pipe, b""
-            self.give(Chunk(data))
-        elif isinstance(asked, Wait):
-            self.clock.ms += asked.ms
-            self.give(TimerFired())
+            self.send()
         elif isinstance(asked, AskList):
             self.list(asked)
         elif isinstance(asked, AskWatch):
@@ -462,7 +398,13 @@ class Simulation:
                 objects = [frame("ADDED", version, name) for name, version in self.cluster.objects.items()]
                 end = frame("BOOKMARK", self.sent_up_to, annotations={INITIAL_EVENTS_END: "true"})
                 self.pipe = b"".join((*objects, end))
-            self.give(WatchAnswer(200))
+            self.take(self.driver.head())
+        else:
+            self.take(self.driver.tick())
+
+    def send(self, size: int | None = None) -> None:
+        data, self.pipe = self.pipe[:size], b"" if size is None else self.pipe[size:]
+        self.take(self.driver.chunk(data))
 
     def list(self, asked: AskList) -> None:
         if not asked.continue_token:
@@ -474,7 +416,7 @@ class Simulation:
         items = [{"metadata": {"name": name, "resourceVersion": str(number)}} for name, number in shown]
         token = str(start + 2) if len(shown) < len(rest) else ""
         body = {"metadata": {"resourceVersion": str(version), "continue": token}, "items": items}
-        self.give(ListAnswer(200, json.dumps(body).encode()))
+        self.take(self.driver.answer(json.dumps(body).encode()))
 
     def fill(self) -> None:
         self.pipe += b"".join(self.cluster.frames_after(self.sent_up_to))
@@ -483,8 +425,7 @@ class Simulation:
     def partial(self, size: int) -> None:
         if self.streaming:
             self.fill()
-            data, self.pipe = self.pipe[:size], self.pipe[size:]
-            self.give(Chunk(data))
+            self.send(size)
 
     def bookmark(self) -> None:
         if self.streaming:
@@ -492,29 +433,29 @@ class Simulation:
             self.pipe += frame("BOOKMARK", self.sent_up_to)
 
     def end(self, ending: Ending) -> None:
-        if not isinstance(self.asked, Wait) or self.streaming:
+        if self.driver.asked:
             self.pipe = b""
-            self.give(StreamEnded(ending))
+            self.take(self.driver.end(ending))
 
     def refuse(self, status: int) -> None:
-        if self.session.state is State.LISTING:
-            self.give(ListAnswer(status, b""))
-        elif self.session.state in (State.SYNC_REQUESTED, State.WATCH_REQUESTED):
-            self.give(WatchAnswer(status))
+        if isinstance(self.asked, AskList):
+            self.take(self.driver.answer(b"", status))
+        elif self.asked is not None:
+            self.take(self.driver.head(status))
 
     def unreachable(self) -> None:
-        if self.session.state in STATES_OF_INPUT[Unreachable]:
-            self.give(Unreachable("no"))
+        if self.asked is not None:
+            self.take(self.driver.unreachable())
 
     def garbage(self) -> None:
         if self.streaming and not self.pipe:
-            self.give(Chunk(b"\x00garbage\n"))
+            self.take(self.driver.chunk(b"\x00garbage\n"))
 
     def compact(self) -> None:
         self.cluster.compacted = self.cluster.version
 
     def quiet(self) -> None:
-        self.clock.ms += 200_000
+        self.driver.clock.ms += 200_000
 
 
 Step = Callable[[Simulation], None]
@@ -543,6 +484,30 @@ def test_whatever_breaks_the_view_becomes_the_clusters_and_no_event_is_lost_or_d
     simulation.cluster.write("last")
     for _ in range(30):
         simulation.good()
-    assert simulation.session.state is State.WATCHING
+    assert simulation.driver.session.state is State.WATCHING
     assert simulation.view == simulation.cluster.objects
-    assert simulation.session.resource_version == str(simulation.cluster.version)
+    assert simulation.driver.session.resource_version == str(simulation.cluster.version)
+
+
+def test_a_list_may_be_protobuf() -> None:
+    driver = Driver(replace(CLIENT_GO, watch_list=False))
+    driver.start()
+    # Unknown{raw: List{metadata: {resourceVersion: "7"}, items: [{metadata: {name: "a"}}]}}
+    name = b"\x0a\x03\x0a\x01a"
+    listed = b"\x0a\x03\x12\x017" + b"\x12" + bytes([len(name)]) + name
+    body = b"k8s\x00" + b"\x12" + bytes([len(listed)]) + listed
+    commands = driver.give(ListAnswer(driver.last(AskList), 200, body, framing=Framing.PROTOBUF))
+    found = only(Listed, commands)
+    assert found.resource_version == "7"
+    assert [item.metadata.name for item in found.items] == ["a"]
+
+
+def test_a_compressed_watch_that_is_cut_short_says_so() -> None:
+    driver = Driver(replace(CLIENT_GO, watch_list=False))
+    driver.start()
+    driver.answer()
+    driver.give(WatchAnswer(driver.last(AskWatch), 200, gzip=True))
+    whole = gzip.compress(frame("ADDED", 11) + frame("ADDED", 12))
+    driver.chunk(whole[:-8])
+    ended = only(Ended, driver.end(CLEAN))
+    assert "inside the gzip data" in ended.ending.detail

@@ -20,8 +20,8 @@ from unblink.stream.policy import bounded
 from unblink.stream.selectors import parse_labels
 from unblink.stream.transitions import State
 
-DEFAULT_MAX_STALENESS_S = 90.0
-"""The shortest bound that asks a quiet kube-apiserver for nothing beyond the watch itself: see docs/watch.md."""
+DEFAULT_MAX_STALENESS_S = 180.0
+"""So that a quiet kube-apiserver is asked for nothing beyond the watch itself: see docs/watch.md."""
 
 WATCHED = frozenset({State.SYNCING, State.WATCHING, State.PROBING})
 """Where the ending of a watch is a restart; of a stale one that was counted when it turned out to be stale."""

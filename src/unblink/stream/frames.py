@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from unblink.stream import protobuf
-from unblink.stream.objects import INITIAL_EVENTS_END, Metadata, Status
+from unblink.stream.objects import INITIAL_EVENTS_END, UNREADABLE, Metadata, Status
 
 DEFAULT_MAX_FRAME_BYTES = 16 * 1024 * 1024
 """More than any object: etcd refuses requests over 1.5 MiB by default, kube-apiserver those over 3 MiB."""
@@ -145,7 +145,7 @@ class Lines:
         try:
             for piece in pieces:
                 # kube-apiserver writes each frame by itself, so a piece is mostly one whole line.
-                if not self._pending and piece.find(b"\n") == len(piece) - 1:
+                if not self._pending and 0 <= piece.find(b"\n") == len(piece) - 1:
                     self._take(piece[:-1], frames)
                 else:
                     self._cut(piece, frames)
@@ -173,7 +173,7 @@ class Lines:
         self._position = position + len(line) + 1
         try:
             event = _decode_event(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             if not line or line.isspace():
                 return
             raise _placed(error, position) from None
@@ -263,7 +263,7 @@ def _cut_short(position: int, rest_bytes: int) -> FrameError:
     return FrameError(position, f"the stream ended inside this frame, after {rest_bytes} bytes of it")
 
 
-def _placed(error: msgspec.DecodeError | UnicodeDecodeError, position: int) -> FrameError:
+def _placed(error: Exception, position: int) -> FrameError:
     found = _AT_BYTE.search(str(error))
     offset = error.start if isinstance(error, UnicodeDecodeError) else int(found[1]) if found else 0
     return FrameError(position + offset, str(error))
@@ -276,7 +276,7 @@ def _special(kind: FrameType, metadata: Metadata, line: bytes, position: int) ->
             return Frame(kind, metadata, line, position, status=_decode_error(line).object)
         _check_version(kind, metadata, position)
         annotations = _decode_bookmark(line).object.metadata.annotations or {}
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _placed(error, position) from None
     return Frame(kind, metadata, line, position, ends_initial_events=annotations.get(INITIAL_EVENTS_END) == "true")
 

@@ -64,7 +64,7 @@ def timers(max_staleness_s: float) -> Timers:
     long_watches = bound_ms * 72 // 100 > (BOOKMARK_PERIOD_S + 4) * 1000
     timeout_s = int(max_staleness_s / 2)
     replacement_s = min(REPLACEMENT_TIMEOUT_S, timeout_s)
-    phase_ms = min(bound_ms // 10, MAX_PHASE_MS)
+    phase_ms = min(bound_ms // (20 if long_watches else 10), MAX_PHASE_MS)
     return Timers(
         max_staleness_ms=bound_ms,
         silence_ms=bound_ms * (72 if long_watches else 65) // 100,

@@ -26,6 +26,7 @@ class ListAnswer:
     status: int
     body: bytes
     retry_after_s: float | None = None
+    framing: Framing = Framing.LINES
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,10 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 """Annotation of the bookmark that ends a WatchList's initial events."""
 
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not what they should be; RecursionError is for JSON that is nested deeply."""
+
+
 class Metadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """The identity of one object and its version. ``resource_version`` is opaque."""
 
@@ -63,8 +67,9 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def retry_after_s(self) -> float | None:
-        """The pause that the server asks for in the body."""
-        return float(self.details.retry_after_seconds) if self.details and self.details.retry_after_seconds else None
+        """The pause that the server asks for in the body, an int32 there."""
+        seconds = self.details.retry_after_seconds if self.details else 0
+        return float(min(seconds, _MAX_INT32)) if seconds > 0 else None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -89,6 +94,8 @@ class _Object(msgspec.Struct):
     metadata: Metadata
 
 
+_MAX_INT32 = 2**31 - 1
+
 _decode_list = msgspec.json.Decoder(_List).decode
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_status = msgspec.json.Decoder(Status).decode
@@ -99,11 +106,14 @@ def decode_page(body: bytes) -> Page:
 
     :raises ValueError: if it is not a list with a resourceVersion.
     """
-    listed = _decode_list(body)
+    try:
+        listed = _decode_list(body)
+        # A Raw is a view that would keep the whole page alive with any one of its objects.
+        items = tuple(Item(_decode_object(raw).metadata, bytes(raw)) for raw in listed.items or ())
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from None
     if not listed.metadata.resource_version:
         raise ValueError("the list has no metadata.resourceVersion")
-    # A Raw is a view that would keep the whole page alive with any one of its objects.
-    items = tuple(Item(_decode_object(raw).metadata, bytes(raw)) for raw in listed.items or ())
     return Page(listed.metadata.resource_version, listed.metadata.continue_, items)
 
 
@@ -111,6 +121,6 @@ def decode_status(code: int, body: bytes) -> Status:
     """The Status in a refusal's body; where there is none, one of the HTTP status and the body's beginning."""
     try:
         status = _decode_status(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return Status(code=code, message=body[:200].decode("utf-8", "replace").strip())
     return status if status.code else Status(code=code, message=status.message, reason=status.reason)

@@ -59,13 +59,17 @@ class Liveness:
     until one of them proves itself. Where none does for ``verify_ms``, a consistent list settles it. Initial events of
     a WatchList may pause for ``sync_ms``.
 
+    Where bookmarks turned out to need it, the probe goes out after ``prompt_ms`` already, for it makes the watch cache
+    of a resource that nobody writes move, so that there is something for the bookmark to say.
+
     A watch's timeoutSeconds is between ``timeout_min_s`` and ``timeout_max_s``, a replacement's is
     ``replacement_timeout_s``, and every watch's is ``short_timeout_s`` once the server turned out not to send bookmarks
-    often enough by itself: kube-apiserver sends one about 2 s before that deadline.
+    often enough all the same: kube-apiserver sends one about 2 s before that deadline.
     """
 
     max_staleness_ms: int
     silence_ms: int
+    prompt_ms: int
     probe_ms: int
     grace_ms: int
     hedge_ms: int
@@ -79,14 +83,17 @@ class Liveness:
     body_margin_ms: int
 
 
-MIN_MAX_STALENESS_S = 8.0
-"""Below it no bookmark can come in time: it comes 2 s before a watch's end, to the second, and a watch has a start."""
+MIN_MAX_STALENESS_S = 10.0
+"""Below it no two bookmarks come in time: each comes 2 s before a watch's end, to the second."""
 
 REPLACEMENT_TIMEOUT_S = 3
 """The shortest watch that gets a bookmark before its end: one second after its start."""
 
 BOOKMARK_PERIOD_S = 60
 """kube-apiserver's own (k8s.io/apiserver, storage/cacher, defaultBookmarkFrequency)."""
+
+LONG_WATCHES_FROM_S = 155.0
+"""Two bookmark periods and what finding a replacement takes: the least bound that needs no short watches."""
 
 
 CLIENT_GO = WatchPolicy(
@@ -114,24 +121,25 @@ it watches again at once, as after a clean end (apimachinery takes "unexpected E
 def bounded(max_staleness_s: float) -> WatchPolicy:
     """The policy of a watcher that is never blind for longer than ``max_staleness_s`` while an apiserver is there.
 
-    The bound is divided: 65 to 72 % is silence, for a bookmark must have had its chance by then; what is left pays
-    for the probe, its grace and six replacements. From about 90 s on kube-apiserver's own bookmarks come in time and
-    watches last 5 to 10 minutes as client-go's do; below, watches are half as long as the bound.
+    The bound is divided. The first bookmark after an apiserver lost its store may still be newer than what is held, so
+    one gap between two bookmarks is lost; then comes the silence, in which a bookmark must have had its chance; what is
+    left pays for the probe, its grace and the replacements. From ``LONG_WATCHES_FROM_S`` on kube-apiserver's own
+    bookmarks come often enough and watches last 5 to 10 minutes as client-go's do; below, a watch lasts for 30 % of the
+    bound.
 
     :raises ValueError: if the bound is below ``MIN_MAX_STALENESS_S`` or not a number of seconds.
     """
     if not MIN_MAX_STALENESS_S <= max_staleness_s < float("inf"):
         raise ValueError(f"max_staleness: expected at least {MIN_MAX_STALENESS_S:g} s, found {max_staleness_s:g}")
     bound_ms = int(max_staleness_s * 1000)
-    step_ms = bound_ms // 20
-    long_watches = bound_ms * 72 // 100 > (BOOKMARK_PERIOD_S + 4) * 1000
-    timeout_s = int(max_staleness_s / 2)
+    long_watches = max_staleness_s >= LONG_WATCHES_FROM_S
+    short_s = min(int(max_staleness_s * 0.3), BOOKMARK_PERIOD_S)
     return WatchPolicy(
         name="bounded",
         watch_list=True,
         page_limit=500,
-        timeout_min_s=300 if long_watches else timeout_s,
-        timeout_max_s=600 if long_watches else timeout_s,
+        timeout_min_s=300 if long_watches else short_s,
+        timeout_max_s=600 if long_watches else short_s,
         very_short_watch_ms=1000,
         backoff=BackoffPolicy(base_ms=800, limit_ms=max(800, bound_ms // 10), jitter=1.0, reset_after_ms=120_000),
         recovery={
@@ -143,18 +151,19 @@ def bounded(max_staleness_s: float) -> WatchPolicy:
         after_very_short=Recovery.PAUSE,
         liveness=Liveness(
             max_staleness_ms=bound_ms,
-            silence_ms=bound_ms * (72 if long_watches else 65) // 100,
-            probe_ms=step_ms,
-            grace_ms=step_ms // 2,
-            hedge_ms=step_ms if long_watches else step_ms // 2,
+            silence_ms=bound_ms * (42 if long_watches else 45) // 100,
+            prompt_ms=bound_ms * 22 // 100,
+            probe_ms=bound_ms * 5 // 100,
+            grace_ms=bound_ms * 25 // 1000,
+            hedge_ms=bound_ms * 25 // 1000,
             replacements_at_once=4 if long_watches else 6,
             replacement_timeout_s=REPLACEMENT_TIMEOUT_S,
-            short_timeout_s=timeout_s,
+            short_timeout_s=short_s,
             verify_ms=bound_ms,
             head_ms=max(bound_ms // 4, 2000),
             page_ms=max(bound_ms // 4, 4000),
             sync_ms=10_000,
-            body_margin_ms=max(step_ms, 1000),
+            body_margin_ms=max(bound_ms // 20, 1000),
         ),
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, assert_never
 
+from unblink.stream import protobuf
 from unblink.stream.bookmarks import Bookmarks
 from unblink.stream.endings import EndedBy, Ending
 from unblink.stream.frames import DEFAULT_MAX_FRAME_BYTES, Decoder, Frame, FrameError, FrameType, Framing, decoder
@@ -41,7 +42,7 @@ from unblink.stream.messages import (
     WatchStarted,
 )
 from unblink.stream.objects import Item, Page, Status, decode_page, decode_status
-from unblink.stream.policy import Backoff, Recovery, WatchPolicy
+from unblink.stream.policy import Backoff, Liveness, Recovery, WatchPolicy
 from unblink.stream.transitions import TRANSITIONS, State, Symbol
 from unblink.stream.versions import Progress, number, reached
 
@@ -53,9 +54,14 @@ MOST_RECENT = ""
 BUSY_STATUSES = frozenset({429})
 GARBAGE_IN_A_ROW = 3
 """Broken frames without progress between them, after which a list is to help over an object that cannot be read."""
+EXPIRED_IN_A_ROW = 3
+"""Watches answered with 410, without progress between them, after which the resourceVersion counts as expired."""
 WHOLE_WATCHES_WITHOUT_BOOKMARK = 2
+MOST_RETRY_AFTER_S = 3600.0
 MOST_DOUBLINGS = 5
 """Of the time that a page of a list may take, each after a page that took longer."""
+TRY_AGAIN_MS = 250
+"""After the first failed request for a watch; twice as long after the second, and so on, with jitter."""
 SYNC_PAUSES = 6
 """All initial events may take as long as so many pauses between two of them; then they are listed in pages."""
 
@@ -108,6 +114,8 @@ class Session:
         """The moment of the last proof of life: all that was written before it is held. None before the first."""
         self.proof_by = ""
         """What that proof was, in words."""
+        self._heard_ms = 0
+        """When the last news came. Silence counts from here, or from the first list."""
         self._policy = policy
         self._liveness = policy.liveness
         self._now_ms = now_ms
@@ -131,8 +139,10 @@ class Session:
         self._late_lists = 0
         self._verifying = False
         self._garbage = 0
+        self._expired = 0
         self._whole_watches_without_bookmark = 0
         self._target: str | None = None
+        self._target_asked_ms = 0
         self._any_head_will_do = False
         self._attempts_made = 0
         self._pause_until_ms: int | None = None
@@ -170,6 +180,10 @@ class Session:
     def staleness_ms(self) -> int | None:
         """All that was written longer ago than this is held; None before the first proof of it."""
         return None if self.proof_ms is None else max(0, self._now_ms() - self.proof_ms)
+
+    @property
+    def _silent_ms(self) -> int:
+        return self._now_ms() - self._heard_ms
 
     @property
     def attempts(self) -> int:
@@ -313,8 +327,12 @@ class Session:
         news = self._progress.news(frames)
         if not news:
             return
-        now_ms = self._now_ms()
-        self._garbage = 0
+        now_ms, heard_before_ms = self._now_ms(), self._heard_ms
+        self._heard_ms = now_ms
+        # What a watch begins with it may have from long ago, and so may a bookmark be of long ago: both are newer only
+        # than the news before them. Later events come as they are written.
+        as_of_ms = now_ms if request.brought_news and news[-1].type is not FrameType.BOOKMARK else heard_before_ms
+        self._garbage = self._expired = 0
         self._subject, self._news = request, news
         for frame in news:
             if frame.type is FrameType.BOOKMARK:
@@ -326,7 +344,9 @@ class Session:
         if self._target is not None and number(version) is not None and not reached(version, self._target):
             self._step(Symbol.NEWS)
             return
-        self._note_proof(now_ms, "bookmark" if news[-1].type is FrameType.BOOKMARK else "event")
+        if self._target is not None:
+            as_of_ms = max(as_of_ms, self._target_asked_ms)
+        self._note_proof(as_of_ms, "bookmark" if news[-1].type is FrameType.BOOKMARK else "event")
         self._step(Symbol.PROGRESS)
 
     def _sync(self, request: _Request, frames: list[Frame]) -> list[Frame]:
@@ -390,7 +410,10 @@ class Session:
         """Behind a gateway another try may well meet another apiserver, so the first ones come soon."""
         liveness = self._liveness
         left = liveness is not None and self._attempts_made < liveness.replacements_at_once
-        return left and symbol not in (Symbol.BUSY, Symbol.REFUSED)
+        if symbol is Symbol.BUSY:
+            # An apiserver that shuts down asks for a pause that the others do not need; 429 is meant as it is said.
+            return left and self._ending is not None and (self._ending.code or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return left and symbol is not Symbol.REFUSED
 
     def _end_request(self, request: _Request, ending: Ending) -> None:
         self._ending = ending
@@ -409,16 +432,26 @@ class Session:
 
     def _note_clean_end(self, request: _Request, ending: Ending) -> None:
         request.frames.finish()
+        if request.gunzip is not None and request.frames.error is None:
+            try:
+                request.gunzip.finish()
+            except GzipError as error:
+                self._ending = Ending(ending.by, str(error))
+        # To the second, as the server counts.
+        whole = self._now_ms() - (request.opened_ms or 0) >= (request.timeout_s - 1) * 1000
+        if whole and self.state is State.SYNCING and self._liveness is not None:
+            # The initial events have no end, or none within a watch's time.
+            self._watch_list = False
         if request.frames.error is not None:
             self._ending = Ending(ending.by, str(request.frames.error))
         elif not request.brought_news and self.state is State.REPLACING and self._target is not None:
-            self._whole_watches_without_bookmark += 1
+            self._whole_watches_without_bookmark += whole
 
     def _list_symbol(self, answer: ListAnswer) -> Symbol:
         if answer.status != HTTPStatus.OK:
             return self._refusal_symbol(answer.status, answer.body, answer.retry_after_s)
         try:
-            page = decode_page(answer.body)
+            page = _page(answer)
         except ValueError as error:
             self._ending = Ending(EndedBy.ERROR_EVENT, f"list: {error}")
             return Symbol.REFUSED
@@ -442,12 +475,18 @@ class Session:
             self._refusal_symbol(answer.status, answer.body, answer.retry_after_s)
             return Symbol.PROBE_FAILED
         try:
-            version = decode_page(answer.body).resource_version
+            version = _page(answer).resource_version
         except ValueError as error:
             self._ending = Ending(EndedBy.ERROR_EVENT, f"probe: {error}")
             return Symbol.PROBE_FAILED
+        asked_at, now_at = number(request.version), number(version)
+        if asked_at is not None and now_at is not None and now_at < asked_at:
+            # Only a store that was set back answers so, and a watch from a resourceVersion to come stays silent.
+            text = f"the store is at resourceVersion {now_at}, and {asked_at} was held"
+            self._ending = Ending(EndedBy.ERROR_EVENT, text)
+            return Symbol.EXPIRED
         if not reached(self._progress.version, version):
-            self._target = version
+            self._target, self._target_asked_ms = version, request.asked_ms
             return Symbol.AHEAD
         self._note_proof(request.asked_ms, "probe")
         opened = self._main or next((one for one in self._attempts_under_way() if one.opened_ms is not None), None)
@@ -461,7 +500,7 @@ class Session:
         symbol = self._status_symbol(EndedBy.REFUSED, status)
         if retry_after_s is None:
             return symbol
-        self._retry_after_s = retry_after_s
+        self._retry_after_s = min(retry_after_s, MOST_RETRY_AFTER_S)
         # client-go, rest/with_retry.go, checkWait: an apiserver that shuts down answers a watch so.
         return Symbol.BUSY if symbol is Symbol.REFUSED and code >= HTTPStatus.INTERNAL_SERVER_ERROR else symbol
 
@@ -470,7 +509,9 @@ class Session:
             f"{status.code} {status.reason}: {status.message}" if status.reason else f"{status.code} {status.message}"
         )
         self._ending = Ending(by, text, status.code)
-        self._retry_after_s = status.retry_after_s
+        self._retry_after_s = None if status.retry_after_s is None else min(status.retry_after_s, MOST_RETRY_AFTER_S)
+        if status.expired and self._is_tried_elsewhere():
+            return Symbol.BROKEN_REWATCH
         if status.expired or status.too_large:
             # A consistent list that is told the same has nothing better to ask for: then it is a refusal like others.
             consistent = self._list_version == MOST_RECENT and self.state in (State.LISTING, State.SYNC_REQUESTED)
@@ -478,6 +519,15 @@ class Session:
         if self._liveness is not None and _says_nothing_of_the_version(status.code):
             return Symbol.BUSY
         return Symbol.BUSY if status.code in BUSY_STATUSES else Symbol.REFUSED
+
+    def _is_tried_elsewhere(self) -> bool:
+        """The watch cache of an apiserver begins with its start, so another one's may well reach further back."""
+        asked_for_watch = self.state not in (State.LISTING, State.SYNC_REQUESTED, State.SYNCING)
+        if self._liveness is None or not asked_for_watch:
+            return False
+        self._expired += 1
+        self._unsure = True
+        return self._expired < EXPIRED_IN_A_ROW
 
     # Time
 
@@ -492,9 +542,7 @@ class Session:
             return
         match self.state:
             case State.WATCHING if self._main is not None and self._main.opened_ms is not None:
-                since_ms = self._main.opened_ms if self.proof_ms is None else self.proof_ms
-                due_ms = max(since_ms + self._liveness.silence_ms, self._main.opened_ms + SETTLE_MS)
-                yield due_ms, lambda: self._step(Symbol.SILENT)
+                yield self._silent_at_ms(self._liveness, self._main.opened_ms), lambda: self._step(Symbol.SILENT)
             case State.PROBING if self._overdue_at_ms is not None:
                 yield self._overdue_at_ms, self._overdue
             case State.WATCH_REQUESTED | State.REPLACING:
@@ -507,6 +555,11 @@ class Session:
                     yield self._unproven_at_ms, lambda: self._step(Symbol.UNPROVEN)
             case _:
                 pass
+
+    def _silent_at_ms(self, liveness: Liveness, opened_ms: int) -> int:
+        if self._bookmarks.need_prompting:
+            return max(self._heard_ms + liveness.prompt_ms, opened_ms)
+        return max(self._heard_ms + liveness.silence_ms, opened_ms + SETTLE_MS)
 
     def _tick(self) -> None:
         now_ms = self._now_ms()
@@ -559,6 +612,7 @@ class Session:
 
     def _note_proof(self, moment_ms: int, by: str) -> None:
         self.proof_ms, self.proof_by = max(moment_ms, self.proof_ms or 0), by
+        self._heard_ms = max(self._heard_ms, moment_ms)
         self._unsure = False
 
     def _rest(self) -> None:
@@ -596,12 +650,6 @@ class Session:
         items = tuple(item for page in self._pages for item in page.items)
         version = self._pages[-1].resource_version
         self._pages = []
-        if self._verifying:
-            held = number(self._progress.version)
-            newer = held is None or any((number(item.metadata.resource_version) or 0) > held for item in items)
-            self._bookmarks.never = not newer and self._whole_watches_without_bookmark >= WHOLE_WATCHES_WITHOUT_BOOKMARK
-            self._verifying = False
-        self._rest()
         self._hold_list(version, items)
         self._ask_watch()
 
@@ -615,8 +663,9 @@ class Session:
         self._rest()
         self._progress.move(version)
         self._version_unusable = self._went_back = False
-        self._late_lists = 0
-        if self._list_version != ANY_VERSION:
+        self._late_lists = self._garbage = self._expired = 0
+        self._heard_ms = max(self._heard_ms, self._list_asked_ms)
+        if self._list_version == MOST_RECENT:
             self._note_proof(self._list_asked_ms, "list")
         self._commands.append(Listed(version, items, "relist" if self._synced_once else "initial"))
         self._synced_once = True
@@ -665,10 +714,9 @@ class Session:
         """Short watches where a bookmark is needed soon: it comes before their end."""
         policy, liveness = self._policy, self._liveness
         if liveness is not None and not send_initial_events:
-            staleness_ms = self.staleness_ms
-            if staleness_ms is not None and staleness_ms >= liveness.silence_ms:
+            if self._synced_once and self._silent_ms >= liveness.silence_ms:
                 return liveness.replacement_timeout_s
-            if self._bookmarks.late:
+            if self._bookmarks.are_rare:
                 return liveness.short_timeout_s
         span_s = policy.timeout_max_s - policy.timeout_min_s
         return policy.timeout_min_s + int(span_s * self._random())
@@ -737,15 +785,21 @@ class Session:
         self._ask_watch()
 
     def _drop(self) -> None:
-        request = self._held(self._subject)
-        if request.kind == "watch":
+        ending = self._ending
+        if self._held(self._subject).kind == "watch":
             self._end()
         self._ending = None
-        if self._retry_after_s is not None and self._hedge_at_ms is not None:
-            self._hedge_at_ms = max(self._hedge_at_ms, self._now_ms() + int(self._retry_after_s * 1000))
+        if self._hedge_at_ms is None:
+            return
+        if ending is not None and ending.code in BUSY_STATUSES:
+            self._hedge_at_ms = max(self._hedge_at_ms, self._now_ms() + int((self._retry_after_s or 0) * 1000))
+        elif self._liveness is not None and self._attempts_made < self._liveness.replacements_at_once:
+            # It failed and does not hang: another one need not wait for its answer.
+            soon_ms = int(TRY_AGAIN_MS * self._attempts_made * (1 + self._random()))
+            self._hedge_at_ms = min(self._hedge_at_ms, self._now_ms() + soon_ms)
 
     def _ask_probe(self) -> None:
-        self._commands.append(Doubted(self.staleness_ms or 0))
+        self._commands.append(Doubted(self._silent_ms))
         self._ask_for_version()
 
     def _probe_again(self) -> None:
@@ -753,7 +807,9 @@ class Session:
         self._ask_for_version()
 
     def _ask_for_version(self) -> None:
-        self._commands.append(AskProbe(self._request("probe", self._liveness.probe_ms if self._liveness else None).id))
+        request = self._request("probe", self._liveness.probe_ms if self._liveness else None)
+        request.version = self.resource_version
+        self._commands.append(AskProbe(request.id))
 
     def _note_level(self) -> None:
         if self.state is State.PROBING:
@@ -767,7 +823,8 @@ class Session:
         if self._liveness is None:
             raise AssertionError("only a policy with liveness probes")
         if self.state is State.PROBING:
-            self._overdue_at_ms = self._now_ms() + self._liveness.grace_ms
+            until_ms = max(self._now_ms(), self._heard_ms + self._liveness.silence_ms)
+            self._overdue_at_ms = until_ms + self._liveness.grace_ms
         else:
             self._any_head_will_do = self._bookmarks.never
             self._probe_at_ms = None
@@ -788,7 +845,7 @@ class Session:
         self._attempts_made = 0
         self._probe_at_ms = None if self._target is not None else self._now_ms() + self._liveness.hedge_ms
         behind = self._target is not None
-        self._commands.append(Stale(self.staleness_ms or 0, behind, self._why_stale or "the probe failed"))
+        self._commands.append(Stale(self._silent_ms, behind, self._why_stale or "the probe failed"))
         self._why_stale = ""
         self._ask_another()
 
@@ -801,7 +858,7 @@ class Session:
             if old is not None:
                 # It was alive after all, and only said too little, where nothing but a bookmark was news.
                 only_bookmarks = bool(self._news) and all(one.type is FrameType.BOOKMARK for one in self._news)
-                self._bookmarks.late = self._bookmarks.late or only_bookmarks
+                self._bookmarks.missed += only_bookmarks
                 self._commands.append(Ended(Ending(EndedBy.DEADLINE, "stale: replaced by another watch"), self.state))
             self._main = adopted
             self._commands.append(WatchStarted(adopted.version, adopted.timeout_s))
@@ -828,6 +885,10 @@ class Session:
         self._pause_until_ms = None
         self._close_but(None)
         self._commands.append(Stopped())
+
+
+def _page(answer: ListAnswer) -> Page:
+    return protobuf.page(answer.body) if answer.framing is Framing.PROTOBUF else decode_page(answer.body)
 
 
 def _says_nothing_of_the_version(code: int) -> bool:

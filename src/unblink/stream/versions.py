@@ -8,10 +8,13 @@ from collections.abc import Collection
 
 from unblink.stream.frames import Frame
 
+MOST_DIGITS = 20
+"""Of an unsigned integer of 64 bits, which is what kube-apiserver takes for one."""
+
 
 def number(version: str) -> int | None:
     """The version as an integer, None where it is opaque."""
-    return int(version) if version.isascii() and version.isdigit() else None
+    return int(version) if len(version) <= MOST_DIGITS and version.isascii() and version.isdigit() else None
 
 
 def reached(held: str, wanted: str) -> bool:

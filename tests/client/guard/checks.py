@@ -172,8 +172,9 @@ def check_busy(cluster: Cluster, follower: Follower) -> None:
     _open(cluster, follower)
     cluster.next_watches.append("429")
     cluster.break_open_watches("close")
+    cluster.until(lambda: cluster.count("watch") == 2, "the refused watch")
     _in_time(cluster, follower, cluster.write("a"), time.monotonic())
-    refused, after = cluster.asked[-2:]
+    _, refused, after, *_ = (asked for asked in cluster.asked if asked.kind == "watch")
     assert after.at - refused.at >= 1.0
     _nothing_lost_or_twice(cluster, follower)
 

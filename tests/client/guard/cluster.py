@@ -142,8 +142,9 @@ class Cluster:
         self.paths.append(handler.path)
         url = urlsplit(handler.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if url.path in DISCOVERY:
-            handler.reply(200, DISCOVERY[url.path])
+        path = url.path.rstrip("/")  # kr8s ends its discovery so
+        if path in DISCOVERY:
+            handler.reply(200, DISCOVERY[path])
         elif url.path != PATH:
             handler.reply(404, status(404, "NotFound"))
         elif query.get("watch", "").lower() in ("true", "1"):
