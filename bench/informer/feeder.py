@@ -5,6 +5,7 @@ output. A line on its standard input sends the changes; it answers with the time
 the templates below in protobuf, see ``templates``; without it there is JSON only.
 """
 
+import itertools
 import json
 import socket
 import struct
@@ -111,8 +112,11 @@ def _made(template: bytes, pod: int, version: int) -> bytes:
 
 def chunked(events: Iterator[bytes]) -> list[bytes]:
     """Each event a chunk of HTTP/1.1 (RFC 9112, 7.1), in blocks that are written at once."""
-    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
-    return [b"".join(chunks[at : at + BLOCK_CHUNKS]) for at in range(0, len(chunks), BLOCK_CHUNKS)]
+    chunks = (b"%x\r\n%b\r\n" % (len(event), event) for event in events)
+    blocks = []
+    while block := b"".join(itertools.islice(chunks, BLOCK_CHUNKS)):
+        blocks.append(block)
+    return blocks
 
 
 class Server:

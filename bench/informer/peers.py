@@ -13,7 +13,7 @@ from bench.informer.run import ROOT, Client
 ENVIRONMENTS = ROOT / "bench" / ".envs"
 GO = ROOT / "peers" / "bench-informer"
 INSTALL_TIMEOUT_S = 600
-SLOW_SHARE = 8
+SLOW_SHARE = 20
 """The Python peers take a millisecond and more for an event; all events would keep the run for ten minutes."""
 
 CLIENT_GO_JSON = "client-go typed, JSON"
