@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check venv peers lock clean
+.PHONY: help demo test check venv peers bench lock clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,9 +30,12 @@ test: check peers  ## run the whole test suite
 	@data=$$(mktemp -d "$(CURDIR)/.coverage.XXXXXX") && trap 'rm -rf "$$data"' EXIT && \
 	  COVERAGE_FILE="$$data/data" $(BIN)/pytest --cov --cov-report=term:skip-covered
 
+bench: venv  ## run every benchmark (needs Go for client-go)
+	@$(BIN)/python -m bench.informer
+
 lock:  ## write requirements/dev.txt anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --all-extras --group dev --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
 
 clean:  ## remove what make made
-	rm -rf $(VENV) peers/*/bin .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) bench/.envs peers/*/bin .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

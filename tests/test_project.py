@@ -38,7 +38,7 @@ EXTRAS = (
 # Sources that need no test file of their own: nothing to test, or only their process's entry.
 WITHOUT_TESTS = {"__init__.py", "__main__.py"}
 
-NOT_OURS = {".git", ".coverage", "__pycache__", "bin"}
+NOT_OURS = {".git", ".coverage", ".envs", "__pycache__", "bin"}
 
 
 def written_files() -> Iterator[Path]:

@@ -97,7 +97,7 @@ def plan(key: str, owed: Owed, change: Change | None, handlers: Handlers) -> Tur
     to ``change.new``; its handler is not told of the change a second time. Where the object is gone there is nothing to
     make again: the deletion is told. A deletion that failed comes before all else.
     """
-    if any(call.kind == "delete" for call in owed.calls):
+    if owed.calls and any(call.kind == "delete" for call in owed.calls):
         return Turn(key, owed.calls, change)
     if change is None or (change.old is None and change.new is None):
         return Turn(key, owed.calls, None, owed.unseen)
