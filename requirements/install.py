@@ -51,7 +51,7 @@ def install(venv: Path) -> None:
     say(f"installing the locked packages into {venv.name} (about half a minute)")
     stamp(venv).write_text("unfinished\n")
     pip = (venv / "bin" / "python", "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, "--require-hashes", "--requirement", LOCK)
+    run(*pip, "--require-hashes", "--no-deps", "--requirement", LOCK)
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT)
     stamp(venv).write_text(wanted())
 

@@ -3,8 +3,9 @@
 import asyncio
 import random as _random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -154,11 +155,11 @@ class Reflector:
     def _carry_out(self, command: Command) -> None:
         match command:
             case AskList():
-                self._start(command.id, self._list(command))
+                self._start(command.id, partial(self._list, command))
             case AskProbe():
-                self._start(command.id, self._list(AskList(command.id, "", 1, "", fresh=True)))
+                self._start(command.id, partial(self._list, AskList(command.id, "", 1, "", fresh=True)))
             case AskWatch():
-                self._start(command.id, self._watch(command))
+                self._start(command.id, partial(self._watch, command))
             case Close():
                 task = self._tasks.pop(command.id)
                 if task is not asyncio.current_task():
@@ -191,10 +192,10 @@ class Reflector:
 
     # Requests
 
-    def _start(self, number: int, work: Coroutine[None, None, Input | None]) -> None:
+    def _start(self, number: int, work: Callable[[], Awaitable[Input | None]]) -> None:
         async def run() -> None:
             try:
-                answer = await work
+                answer = await work()
             except (Unreachable, KubeconfigError) as error:
                 answer = NotReached(number, str(error))
             except RequestEnded as error:
