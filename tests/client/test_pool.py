@@ -1,5 +1,4 @@
 import asyncio
-import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import pytest
 from tests.client.raw import plain, request_head, talking
 from tests.loopback import Exchange, Loopback, serve
 
-from unblink.client.kubeconfig import Access, ClientCertificate, load
+from unblink.client.kubeconfig import Access, load
 from unblink.client.pool import Pool
 from unblink.client.proxy import Proxy
 from unblink.client.transport import Unreachable
@@ -127,33 +126,6 @@ def test_who_waits_is_told_when_it_fails_and_when_the_pool_closes() -> None:
         await pool.close()
 
     asyncio.run(run())
-
-
-def test_the_tls_context_is_made_once_until_the_certificate_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[ClientCertificate | None] = []
-    make = Access.tls
-
-    def count(access: Access) -> ssl.SSLContext | None:
-        made.append(access.certificate)
-        return make(replace(access, certificate=None))
-
-    monkeypatch.setattr(Access, "tls", count)
-
-    async def run(access: Access) -> None:
-        pool = Pool(access)
-        connections = [await pool.acquire()]
-        connections.append(await pool.acquire(avoid=connections))
-        assert made == [None]
-        renewed = ClientCertificate(b"new", b"key")
-        object.__setattr__(access, "certificate", renewed)
-        await pool.acquire(avoid=connections)
-        assert made == [None, renewed]
-        await pool.close()
-
-    with serve(silent) as server:
-        asyncio.run(run(access_to(server, tmp_path)))
 
 
 def test_over_http1_those_who_need_a_connection_each_connect_side_by_side() -> None:
