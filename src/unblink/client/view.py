@@ -255,6 +255,7 @@ class View:
                 for frame in frames:
                     events[frame.type] += 1
                 self._cache.apply(frames, self._put)
+                self._probe_ended(ProbeOutcome.CAUGHT_UP)
                 self._changed.set()
             case Listed(items=items, reason=reason):
                 self.counters.relists += reason == "relist"
