@@ -121,7 +121,7 @@ def test_a_forbidden_watch_is_retried_as_often_as_kopf_does(cluster: Cluster) ->
 
 
 def test_the_settings_hold_the_bound() -> None:
-    settings = guard(unguarded(), max_staleness=30)
+    settings = guard(unguarded(), max_staleness=45)
     assert settings.watching.server_timeout == 15
     assert settings.watching.inactivity_timeout == 19.5
     assert settings.watching.connect_timeout == 3

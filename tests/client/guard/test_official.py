@@ -128,7 +128,7 @@ def test_timeout_seconds_bounds_the_whole_stream(cluster: Cluster) -> None:
 
 
 def test_stop_ends_a_stream_that_waits(cluster: Cluster) -> None:
-    watch = guard(kubernetes.watch.Watch(), max_staleness=90)
+    watch = guard(kubernetes.watch.Watch(), max_staleness=180)
     events = watch.stream(api(cluster).list_namespaced_config_map, "default")
     thread = threading.Thread(target=lambda: list(events))
     thread.start()

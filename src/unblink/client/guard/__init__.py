@@ -22,13 +22,17 @@ _BY_MODULE = {
     "kr8s.asyncio": ("kr8s", "GuardedModule"),
 }
 
+MIN_MAX_STALENESS_S = 3.0
+BEYOND_SILENCE = 1.5
+"""The last bookmark of an apiserver that lost its store may come half of the timers' own bound after that."""
+
 _ACCEPTED = (
     "kubernetes.watch.Watch(), kubernetes.informer.SharedInformer, kubernetes_asyncio.watch.Watch(), a lightkube "
     "Client or AsyncClient, kr8s, kr8s.asyncio, a kr8s Api or object, kopf's settings"
 )
 
 
-def guard(thing: Any, max_staleness: float = 90.0) -> Any:
+def guard(thing: Any, max_staleness: float = 180.0) -> Any:
     """Give another client's watch the bound of ``max_staleness`` seconds: its loop stays as it is but for one line::
 
         for event in guard(watch.Watch(), max_staleness=10).stream(v1.list_namespaced_pod, "default"): ...
@@ -42,9 +46,11 @@ def guard(thing: Any, max_staleness: float = 90.0) -> Any:
     seen; what retrying cannot heal (400, 401, 403, 404) is raised as that client's own exception.
 
     :raises TypeError: if ``thing`` is none of these.
-    :raises ValueError: if the bound is below 2 s or not a number of seconds.
+    :raises ValueError: if the bound is below 3 s or not a number of seconds.
     """
-    spent = timers(max_staleness)
+    if not MIN_MAX_STALENESS_S <= max_staleness < float("inf"):
+        raise ValueError(f"max_staleness: expected at least {MIN_MAX_STALENESS_S:g} s, found {max_staleness:g}")
+    spent = timers(max_staleness / BEYOND_SILENCE)
     found = _home(thing)
     if found is None:
         name = thing.__name__ if isinstance(thing, ModuleType | type) else type(thing).__name__
