@@ -247,7 +247,7 @@ def refused(of: Cluster, *arguments: str, kubeconfig: Path | None = None) -> str
         (["podz"], "the server has no resource 'podz'; did you mean pods?"),
         (["pods", "-l", "a b c"], "unable to parse requirement"),
         (["pods", "--field-selector", "no.such=1"], "400 BadRequest: field label not supported"),
-        (["pods", "--max-staleness", "1"], "max_staleness: expected at least 8 s, found 1"),
+        (["pods", "--max-staleness", "1"], "max_staleness: expected at least 10 s, found 1"),
         (["pods", "--context", "nonesuch"], "nonesuch"),
         (["pods", "--kubeconfig", "nonesuch"], "nonesuch"),
     ],
