@@ -176,7 +176,6 @@ class World:
         self._order = itertools.count()
         self._next_server = 0
         self._open: dict[int, Server] = {}
-        self._heads: set[int] = set()
 
     # Time
 

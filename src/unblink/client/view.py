@@ -18,13 +18,10 @@ from unblink.stream.endings import EndedBy
 from unblink.stream.messages import AskProbe, Command, Delivered, Ended, Listed, Proven, Stale
 from unblink.stream.policy import bounded
 from unblink.stream.selectors import parse_labels
-from unblink.stream.transitions import State
+from unblink.stream.transitions import OPEN, State
 
 DEFAULT_MAX_STALENESS_S = 180.0
 """So that a quiet kube-apiserver is asked for nothing beyond the watch itself: see docs/watch.md."""
-
-WATCHED = frozenset({State.SYNCING, State.WATCHING, State.PROBING})
-"""Where the ending of a watch is a restart; of a stale one that was counted when it turned out to be stale."""
 
 REFUSED_FOR_GOOD = {
     State.SYNC_REQUESTED: frozenset({401, 403}),
@@ -266,7 +263,7 @@ class View:
                 self._changed.set()
             case Ended(ending=ending, while_state=state):
                 self._last_ending = f"{ending.by}: {ending.detail}"
-                if state in WATCHED:
+                if state in OPEN:
                     self.counters.restarts[ending.by] += 1
                 if not self.synced and ending.by is EndedBy.REFUSED and ending.code in REFUSED_FOR_GOOD.get(state, ()):
                     self._refused = WatchRefused(self._watched.path, ending.code or 0, ending.detail)

@@ -178,5 +178,5 @@ TRANSITIONS: Mapping[tuple[State, Symbol], tuple[Effect, State]] = {
     (_S.WAITING_TO_WATCH, _Y.STOP): (_E.STOP, _S.STOPPED),
 }
 
-OPEN = frozenset({State.SYNCING, State.WATCHING, State.PROBING, State.REPLACING})
-"""Where a watch is open, or was until it turned out to be stale."""
+OPEN = frozenset({State.SYNCING, State.WATCHING, State.PROBING})
+"""Where an ending is that of an open watch; of a stale one that was told when it turned out to be stale."""

@@ -9,11 +9,9 @@ from unblink.lab.clients import process
 from unblink.lab.log import emit
 from unblink.stream.messages import Command, Delivered, Ended, Listed, WatchStarted
 from unblink.stream.policy import CLIENT_GO
-from unblink.stream.transitions import State
+from unblink.stream.transitions import OPEN
 
 ALIVE_PERIOD_S = 1.0
-OPEN = (State.SYNCING, State.WATCHING, State.PROBING)
-"""Where it is a watch that ended, and not a request for something."""
 
 
 def say(command: Command) -> None:
